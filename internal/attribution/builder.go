@@ -203,7 +203,7 @@ func (p *ProgramBuilder) Charge(stack []Site, whole bool) (origin CompartmentID,
 	return origin, via, chain
 }
 
-// Add records an observation. The builder keeps o.Stack and copies o.Chain.
+// Add records an observation. It copies what it keeps of o.Stack and o.Chain.
 func (p *ProgramBuilder) Add(o Observation) {
 	if o.Call.Name == "" {
 		o.Call.Name = "syscall_" + strconv.Itoa(o.Call.NR)
@@ -221,7 +221,7 @@ func (p *ProgramBuilder) Add(o Observation) {
 		c.via[o.Via] = struct{}{}
 	}
 	if len(o.Stack) > 0 && (c.example == nil || p.compareStacks(o.Stack, c.example) < 0) {
-		c.example = o.Stack
+		c.example = slices.Clone(o.Stack)
 	}
 	if len(o.Chain) > 0 {
 		p.addChain(o.Chain, o.Call)

@@ -15,7 +15,7 @@ const (
 // call.
 type Document struct {
 	// Schema is bulkhead.attribution/v1.
-	Schema string `json:"schema" jsonschema:"const=bulkhead.attribution/v1"`
+	Schema string `json:"schema"`
 	// Programs has one entry per program image, in the order of their first
 	// exec.
 	Programs []Program `json:"programs"`
@@ -150,6 +150,8 @@ const (
 	ARM64 ABI = "arm64"
 )
 
+var abis = []ABI{AMD64, I386, X32, ARM64}
+
 // Evidence says why a compartment is said to make a system call.
 type Evidence string
 
@@ -158,6 +160,8 @@ const (
 	Static Evidence = "static" // a path in the code
 	Traced Evidence = "traced" // a stack seen
 )
+
+var kinds = []Evidence{Static, Traced}
 
 // None reports whether nothing was lost.
 func (l *Losses) None() bool {

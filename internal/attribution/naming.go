@@ -29,10 +29,12 @@ type objectKey struct {
 // with the start of the build id, 2 with everything that identifies it.
 func (k objectKey) name(level int) string {
 	base := ObjectName(k.path)
-	switch level {
-	case 0:
+	switch {
+	case level == 0:
 		return base
-	case 1:
+	case k.buildID == "":
+		return base + "@" + k.path
+	case level == 1:
 		return base + "@" + k.buildID[:min(8, len(k.buildID))]
 	default:
 		return base + "@" + k.buildID + "@" + k.path

@@ -130,7 +130,7 @@ func (s *Syscall) validate(objects map[string]bool) error {
 		return fmt.Errorf("count: is %d, but the evidence is not %q", s.Count, Traced)
 	}
 	for _, e := range s.Evidence {
-		if e != Static && e != Traced {
+		if !slices.Contains(kinds, e) {
 			return fmt.Errorf("evidence: %q is not static or traced", e)
 		}
 	}
@@ -178,6 +178,4 @@ func (l *Losses) validate(objects map[string]bool) error {
 	return validateFrames("unresolved_sites", l.UnresolvedSites, objects)
 }
 
-func (a ABI) valid() bool {
-	return a == AMD64 || a == I386 || a == X32 || a == ARM64
-}
+func (a ABI) valid() bool { return slices.Contains(abis, a) }

@@ -1,0 +1,116 @@
+package attribution
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestReadErrors(t *testing.T) {
+	valid, err := os.ReadFile(filepath.Join("testdata", "example.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	replace := func(old, new string) string {
+		if !bytes.Contains(valid, []byte(old)) {
+			t.Fatalf("the example has no %q", old)
+		}
+		return strings.Replace(string(valid), old, new, 1)
+	}
+	tests := []struct {
+		name, in, want string
+	}{
+		{"empty", "", "line 1: unexpected end of JSON input"},
+		{"not JSON", "\nelf", "line 2: invalid character 'e' looking for beginning of value"},
+		{"other JSON", `{"a":1}`, `not an attribution document: there is no "schema"`},
+		{"a list", `[]`, "line 1: cannot unmarshal array"},
+		{"newer", `{"schema":"bulkhead.attribution/v2","new":1}`, `this bulkhead reads bulkhead.attribution/v1 only`},
+		{"policy", `{"schema":"bulkhead.policy/v1"}`, `schema "bulkhead.policy/v1": not an attribution document`},
+		{"no programs", `{"schema":"bulkhead.attribution/v1"}`, "programs: missing or null"},
+		{"trailing", string(valid) + "{}", "invalid character '{' after top-level value"},
+		{"unknown field", replace(`"build_id"`, `"builid"`), `unknown field "builid"`},
+		{"wrong type", replace(`"count": 0`, `"count": -1`), "cannot unmarshal number -1"},
+		{"null list", replace(`"via": []`, `"via": null`), "via: missing or null"},
+		{"evidence", replace(`"static"`, `"guessed"`), `evidence: "guessed" is not static or traced`},
+		{"abi", replace(`"abi": "i386"`, `"abi": "vax"`), `abi: "vax" is not amd64, i386, x32 or arm64`},
+		{"dangling", replace(`"object": "libc.so.6"`, `"object": "libx.so"`), `there is no object "libx.so"`},
+		{"union", replace(`"i386:write",`, ``), "union: is not the union"},
+		{"complete", replace(`"complete": false`, `"complete": true`), "complete: is true, but the losses say false"},
+		{"count", replace(`"count": 0`, `"count": 7`), `count: is 7, but the evidence is not "traced"`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := Read(strings.NewReader(tt.in))
+			if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("error %v, want one line with %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestWriteFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "doc.json")
+	d := buildExample()
+	if err := d.WriteFile(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(dir, "link.json")
+	if err := os.Symlink("doc.json", link); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.WriteFile(link); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode() != 0o640 {
+		t.Errorf("mode %v (%v), want 0640 kept", info.Mode(), err)
+	}
+	if _, err := ReadFile(link); err != nil {
+		t.Error(err)
+	}
+	before, _ := os.ReadFile(path)
+	failed := errors.New("disk full")
+	err = ReplaceFile(path, func(w io.Writer) error { io.WriteString(w, "half"); return failed })
+	if !errors.Is(err, failed) {
+		t.Errorf("error %v, want %v", err, failed)
+	}
+	if after, _ := os.ReadFile(path); !bytes.Equal(before, after) {
+		t.Error("a failed write changed the file")
+	}
+	if entries, _ := os.ReadDir(dir); len(entries) != 2 {
+		t.Errorf("files left behind: %v", entries)
+	}
+	if err := ReplaceFile("/dev/null", d.Write); err != nil {
+		t.Error(err)
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	var example bytes.Buffer
+	if err := buildExample().Write(&example); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(example.Bytes())
+	f.Add([]byte(`{"schema":"bulkhead.attribution/v1","programs":[]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		d, err := Read(bytes.NewReader(data))
+		if err != nil {
+			return
+		}
+		var once, twice bytes.Buffer
+		if err := d.Write(&once); err != nil {
+			t.Fatal(err)
+		}
+		if err := Merge(d).Write(&twice); err != nil {
+			t.Fatalf("the merge of a valid document is not valid: %v", err)
+		}
+	})
+}
