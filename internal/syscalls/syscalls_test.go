@@ -38,6 +38,7 @@ func TestNameAndNumber(t *testing.T) {
 		{X32, X32Bit + 520, "execve"},
 		{X32, X32Bit + 547, "pwritev2"},
 		{X32, X32Bit + 335, ""}, // amd64 only
+		{X32, X32Bit + 453, ""}, // likewise
 		{X32, X32Bit + 462, "mseal"},
 		{X32, 0, ""}, // without the bit it is amd64's
 		{ARM64, 79, "newfstatat"},

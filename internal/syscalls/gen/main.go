@@ -28,7 +28,7 @@ const module = "golang.org/x/sys"
 
 // amd64Only are the calls newer than the x32 header that the kernel's
 // syscall_64.tbl gives to the ABI "64" and not to "common".
-var amd64Only = map[string]bool{"uretprobe": true, "uprobe": true}
+var amd64Only = map[string]bool{"map_shadow_stack": true, "uretprobe": true, "uprobe": true}
 
 type table map[string]int
 
