@@ -1,8 +1,10 @@
 package cfi
 
 import (
+	"cmp"
 	"fmt"
 	"math"
+	"slices"
 	"sort"
 )
 
@@ -223,4 +225,16 @@ func (b *tableBuilder) lose(begin, end uint64, why Reason) {
 		return
 	}
 	b.Losses = append(b.Losses, Loss{begin, end, why})
+}
+
+// addLosses merges losses found elsewhere into the list.
+func (t *Table) addLosses(more []Loss) {
+	t.Losses = append(t.Losses, more...)
+	slices.SortFunc(t.Losses, func(a, b Loss) int { return cmp.Compare(a.Begin, b.Begin) })
+	if n := len(t.Losses); n > maxLosses {
+		for _, l := range t.Losses[maxLosses:] {
+			t.Losses[maxLosses-1].End = max(t.Losses[maxLosses-1].End, l.End)
+		}
+		t.Losses = t.Losses[:maxLosses:maxLosses]
+	}
 }

@@ -1,0 +1,214 @@
+package cfi
+
+import (
+	"bytes"
+	"cmp"
+	"debug/elf"
+	"slices"
+
+	"bulkhead/internal/objfile"
+)
+
+// window is how much code is read at once, in bytes: gaps are small and close to each other.
+const window = 1 << 20
+
+// codeReader reads code by ascending address.
+type codeReader struct {
+	file *objfile.File
+	addr uint64
+	data []byte
+}
+
+// read returns the code at addr. limit is the end of its section.
+func (r *codeReader) read(addr, n, limit uint64) ([]byte, error) {
+	at := addr - r.addr
+	if addr < r.addr || at > uint64(len(r.data)) || uint64(len(r.data))-at < n {
+		data, err := r.file.ReadVaddr(addr, max(n, min(window, limit-addr)))
+		if err != nil {
+			return nil, err
+		}
+		r.addr, r.data, at = addr, data, 0
+	}
+	return r.data[at : at+n : at+n], nil
+}
+
+// gaps returns the code that no entry covers, in the order of addresses, without what is only padding between
+// functions.
+func (e *ehFrame) gaps(f *objfile.File) ([]gap, error) {
+	entries := e.entries
+	byAddress := func(a, b entry) int { return cmp.Compare(a.begin, b.begin) }
+	if !slices.IsSortedFunc(entries, byAddress) {
+		entries = slices.SortedStableFunc(slices.Values(entries), byAddress)
+	}
+	reader := codeReader{file: f}
+	var gaps []gap
+	for _, code := range codeRanges(f) {
+		pos, end := code.vaddr, code.vaddr+code.size
+		for len(entries) > 0 && entries[0].end <= pos {
+			entries = entries[1:]
+		}
+		for pos < end {
+			next := end
+			if len(entries) > 0 {
+				next = min(end, entries[0].begin)
+			}
+			if next > pos {
+				data, err := reader.read(pos, next-pos, end)
+				if err != nil {
+					return nil, err
+				}
+				if skipPadding(data, 0) < len(data) {
+					gaps = append(gaps, gap{pos, pos - code.vaddr + code.offset, data})
+				}
+			}
+			if len(entries) == 0 || entries[0].begin >= end {
+				break
+			}
+			pos = max(pos, entries[0].end)
+			entries = entries[1:]
+		}
+	}
+	return gaps, nil
+}
+
+// codeRanges returns what of a file is code: its executable sections or, without section headers, all that is mapped
+// executable. Sorted by address, without overlap.
+func codeRanges(f *objfile.File) segments {
+	mapped := executable(f)
+	var code segments
+	for i := range f.Sections {
+		s := &f.Sections[i]
+		seg, ok := mapped.at(s.Addr)
+		if !ok || s.Flags&elf.SHF_EXECINSTR == 0 || s.Flags&elf.SHF_ALLOC == 0 || s.Type == elf.SHT_NOBITS {
+			continue
+		}
+		skip := s.Addr - seg.vaddr
+		code = append(code, segment{s.Addr, seg.offset + skip, min(s.Size, seg.size-skip)})
+	}
+	if len(code) == 0 {
+		code = mapped
+	}
+	slices.SortFunc(code, func(a, b segment) int { return cmp.Compare(a.vaddr, b.vaddr) })
+	end := uint64(0)
+	for i := range code {
+		if c := &code[i]; c.vaddr < end {
+			skip := min(end-c.vaddr, c.size)
+			c.vaddr, c.offset, c.size = c.vaddr+skip, c.offset+skip, c.size-skip
+		}
+		end = code[i].vaddr + code[i].size
+	}
+	return code
+}
+
+// cut takes the ranges [begin, end) of addresses out of gaps. Both are sorted, ranges do not overlap.
+func cut(gaps []gap, ranges []addressRange) []gap {
+	var left []gap
+	for _, g := range gaps {
+		for _, r := range ranges {
+			end := g.addr + uint64(len(g.code))
+			if r.end <= g.addr || r.begin >= end {
+				continue
+			}
+			if r.begin > g.addr {
+				left = append(left, gap{g.addr, g.offset, g.code[:r.begin-g.addr]})
+			}
+			skip := min(r.end, end) - g.addr
+			g = gap{g.addr + skip, g.offset + skip, g.code[skip:]}
+		}
+		if len(g.code) > 0 {
+			left = append(left, g)
+		}
+	}
+	return left
+}
+
+type addressRange struct{ begin, end uint64 }
+
+// The instructions of an rt_sigreturn trampoline: mov $15,%rax (or %eax); syscall. musl's has no .eh_frame, Go's
+// (runtime.sigreturn__sigaction) neither; debuggers know them by these bytes, so they do not change.
+var trampolines = [][]byte{
+	{0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05},
+	{0xb8, 15, 0, 0, 0, 0x0f, 0x05},
+}
+
+// findTrampolines returns the address ranges of signal trampolines in gaps, sorted. A range begins one byte early: the kernel
+// lets handlers return to the first instruction, and return addresses are looked up one below.
+func findTrampolines(gaps []gap) []addressRange {
+	var found []addressRange
+	for _, g := range gaps {
+		for _, code := range trampolines {
+			for pos := 0; ; {
+				i := bytes.Index(g.code[pos:], code)
+				if i < 0 {
+					break
+				}
+				pos += i
+				begin := g.addr + uint64(max(pos-1, 0))
+				pos += len(code)
+				found = append(found, addressRange{begin, g.addr + uint64(pos)})
+			}
+		}
+	}
+	slices.SortFunc(found, func(a, b addressRange) int { return cmp.Compare(a.begin, b.begin) })
+	return found
+}
+
+// fill finds rules for the code that .eh_frame leaves out: signal trampolines, Go functions, and what data flow gives.
+// The result is sorted by file offset.
+func (e *ehFrame) fill(f *objfile.File) (spans []span, losses []Loss, err error) {
+	gaps, err := e.gaps(f)
+	if err != nil || len(gaps) == 0 {
+		return nil, nil, err
+	}
+	signals := findTrampolines(gaps)
+	mapped := executable(f)
+	for _, r := range signals {
+		if seg, ok := mapped.at(r.begin); ok {
+			bias := seg.offset - seg.vaddr
+			spans = append(spans, span{r.begin + bias, r.end + bias, Rule{CFA: KindSignal}})
+		}
+	}
+	gaps = cut(gaps, signals)
+	if table, err := f.GoTable(); err == nil && len(table.Funcs) > 0 {
+		g := goCode{table: table}
+		for _, gap := range gaps {
+			g.fill(gap)
+		}
+		spans = append(spans, g.spans...)
+		losses = append(losses, g.losses...)
+		first, last := table.Funcs[0], table.Funcs[len(table.Funcs)-1]
+		gaps = cut(gaps, []addressRange{{first.Entry, last.End}})
+	}
+	starts := functionStarts(f, gaps)
+	for _, g := range gaps {
+		more, lost := synthesize(g, starts)
+		spans = append(spans, more...)
+		losses = append(losses, lost...)
+	}
+	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.begin, b.begin) })
+	return spans, losses, nil
+}
+
+// functionStarts returns the addresses of functions as far as a file tells them: its entry point, symbols, pointers that
+// the loader relocates, and what the code in gaps calls. Sorted, unique.
+func functionStarts(f *objfile.File, gaps []gap) []uint64 {
+	if len(gaps) == 0 {
+		return nil
+	}
+	starts := append(callTargets(gaps), f.Entry)
+	symbols, _ := f.Symbols() // what can be read of them
+	for i := range symbols {
+		s := &symbols[i]
+		if (s.Type == elf.STT_FUNC || s.Type == elf.STT_GNU_IFUNC) && s.Shndx != elf.SHN_UNDEF {
+			starts = append(starts, s.Value)
+		}
+	}
+	relocs, _ := f.Relocations()
+	for _, r := range relocs {
+		if t := elf.R_X86_64(r.Type); t == elf.R_X86_64_RELATIVE || t == elf.R_X86_64_IRELATIVE {
+			starts = append(starts, uint64(r.Addend))
+		}
+	}
+	slices.Sort(starts)
+	return slices.Compact(starts)
+}

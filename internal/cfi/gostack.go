@@ -1,0 +1,152 @@
+package cfi
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+	"strings"
+
+	"bulkhead/internal/objfile"
+)
+
+// goCode makes rules for Go functions from the pc-to-sp deltas in the function table (cmd/link's pclntab).
+//
+// A function's CFA is SP + delta + 8: that is exact at each instruction. The caller's rbp is at CFA - 16 in functions that
+// begin with PUSHQ BP; MOVQ SP, BP, which the assembler (cmd/internal/obj/x86, preprocess) puts into all functions
+// but those marked NOFRAME and frameless leaves. Up to Go 1.20 it was SUBQ $frame, SP; MOVQ BP, frame-8(SP), with the
+// same place. rbx is not kept by Go code.
+//
+// Functions that switch to the stack of another goroutine:
+//
+//   - systemstack, asmcgocall, cgocallback and the vDSO callers of package runtime set SP freely (flag SPWRITE), but push
+//     rbp first and leave it alone. So CFA = rbp + 16 holds on both sides of the switch, and the walk goes on where the
+//     function was called: on the goroutine's stack from the thread's (g0) stack, and in C from cgocallback.
+//   - mcall and morestack zero rbp, since the goroutine may go on in another thread: the scheduler's work is not the
+//     goroutine's. There the walk ends.
+//   - goexit, mstart, rt0_go (flag TOPFRAME) and _rt0_* are the outermost functions of goroutines, threads and the
+//     program.
+type goCode struct {
+	table  *objfile.GoTable
+	spans  []span
+	losses []Loss
+	deltas []objfile.SPDelta
+}
+
+// fill appends the rules for the part of the Go functions that lies in a gap.
+func (c *goCode) fill(g gap) {
+	end := g.addr + uint64(len(g.code))
+	funcs := c.table.Funcs
+	i, _ := slices.BinarySearchFunc(funcs, g.addr, func(f objfile.GoFunc, addr uint64) int {
+		if f.End <= addr {
+			return -1
+		}
+		return 1
+	})
+	for ; i < len(funcs) && funcs[i].Entry < end; i++ {
+		f := &funcs[i]
+		c.function(f, &g)
+	}
+}
+
+// outermost lists functions that end a walk but lack the flag: those that give up the stack they were called on, and
+// what the kernel enters.
+var outermost = map[string]bool{
+	"runtime.mcall": true, "runtime.morestack": true, "runtime.goexit": true, "runtime.mstart": true,
+	"runtime.rt0_go": true, "_rt0_amd64": true,
+}
+
+// switching lists functions that set SP freely, for tables of Go 1.16 and before, which have no flags.
+var switching = map[string]bool{
+	"runtime.systemstack": true, "runtime.asmcgocall": true, "runtime.cgocallback": true, "runtime.cgocallback_gofunc": true,
+}
+
+// baseName drops the ABI suffix of assembly functions and their wrappers.
+func baseName(name string) string {
+	name = strings.TrimSuffix(name, ".abi0")
+	return strings.TrimSuffix(name, ".abiinternal")
+}
+
+func (c *goCode) function(f *objfile.GoFunc, g *gap) {
+	name := baseName(f.Name)
+	switch {
+	// The kernel calls sigtramp with a trampoline as its return address. Go's own traceback stops there, ours need not.
+	case f.Flags&objfile.GoTopFrame != 0 && name != "runtime.sigtramp", outermost[name], strings.HasPrefix(name, "_rt0_amd64_linux"):
+		c.add(g, f.Entry, f.End, Rule{CFA: KindEnd})
+		return
+	}
+	deltas, err := c.table.AppendSPDeltas(c.deltas[:0], f)
+	c.deltas = deltas
+	if err != nil || len(deltas) == 0 {
+		c.lose(g, f.Entry, f.End, ReasonProgram)
+		return
+	}
+	saved := savesRBP(g, f, deltas)
+	free := f.Flags&objfile.GoSPWrite != 0 || switching[name]
+	for i, d := range deltas {
+		end := f.End
+		if i+1 < len(deltas) {
+			end = deltas[i+1].PC
+		}
+		r := Rule{
+			CFA: KindRegister, Reg: RegRSP, CFAOffset: d.Delta + 8,
+			RBPOffset: Same, RBXOffset: Undefined, RAOffset: -8,
+		}
+		if saved != 0 && d.Delta >= 8 {
+			r.RBPOffset = -16
+			if free {
+				r.Reg, r.CFAOffset, r.Flags = RegRBP, 16, StackSwitch
+			}
+			if d.PC < saved {
+				r.RBPOffset = Same
+				c.add(g, d.PC, min(saved, end), r)
+				r.RBPOffset = -16
+				d.PC = saved
+			}
+		} else if free && saved == 0 && switching[name] {
+			// Older releases did not push rbp here: it is the caller's, and the walk skips that one runtime function.
+			r.Reg, r.CFAOffset, r.RBPOffset, r.Flags = RegRBP, 16, -16, StackSwitch
+		}
+		c.add(g, d.PC, end, r)
+	}
+}
+
+// savesRBP returns the address from which on a function has rbp saved at CFA - 16, or 0 when it does not save it.
+func savesRBP(g *gap, f *objfile.GoFunc, deltas []objfile.SPDelta) uint64 {
+	i := slices.IndexFunc(deltas, func(d objfile.SPDelta) bool { return d.Delta != 0 })
+	if i < 0 || !g.holds(f.Entry) || !g.holds(deltas[i].PC) {
+		return 0
+	}
+	at := deltas[i].PC - g.addr
+	delta := deltas[i].Delta
+	if delta == 8 && at > 0 && g.code[at-1] == 0x55 { // push %rbp
+		return deltas[i].PC
+	}
+	code := g.code[at:]
+	switch { // mov %rbp,delta-8(%rsp)
+	case bytes.HasPrefix(code, []byte{0x48, 0x89, 0x6c, 0x24}) && len(code) > 4 && int32(int8(code[4])) == delta-8:
+		return deltas[i].PC + 5
+	case bytes.HasPrefix(code, []byte{0x48, 0x89, 0xac, 0x24}) && len(code) > 7 && int32(binary.LittleEndian.Uint32(code[4:])) == delta-8:
+		return deltas[i].PC + 8
+	}
+	return 0
+}
+
+func (c *goCode) add(g *gap, begin, end uint64, r Rule) {
+	begin, end = max(begin, g.addr), min(end, g.addr+uint64(len(g.code)))
+	if begin >= end {
+		return
+	}
+	begin, end = begin-g.addr+g.offset, end-g.addr+g.offset
+	if n := len(c.spans); n > 0 && c.spans[n-1].end == begin && c.spans[n-1].rule == r {
+		c.spans[n-1].end = end
+		return
+	}
+	c.spans = append(c.spans, span{begin, end, r})
+}
+
+func (c *goCode) lose(g *gap, begin, end uint64, why Reason) {
+	begin, end = max(begin, g.addr), min(end, g.addr+uint64(len(g.code)))
+	if begin < end {
+		c.losses = append(c.losses, Loss{begin - g.addr + g.offset, end - g.addr + g.offset, why})
+	}
+}

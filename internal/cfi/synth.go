@@ -1,0 +1,345 @@
+package cfi
+
+import (
+	"container/heap"
+	"slices"
+
+	"bulkhead/internal/disasm"
+)
+
+// gap is code that no call frame information covers.
+type gap struct {
+	addr   uint64 // virtual address of code[0]
+	offset uint64 // file offset of code[0]
+	code   []byte
+}
+
+func (g *gap) holds(addr uint64) bool { return addr-g.addr < uint64(len(g.code)) }
+
+// synthesis finds the rules of a gap by data flow over its instructions: it follows the stack pointer from the start of
+// each function along all jumps. Where paths disagree, or where nothing leads to, there is no rule.
+type synthesis struct {
+	gap
+	starts   []uint32     // known beginnings of functions, sorted, unique: positions in code
+	seen     []uint16     // for each byte: 1 + index of the state before the instruction that begins there
+	states   []stackState // distinct states
+	index    map[stackState]uint16
+	work     []uint32              // instructions whose successors are to be visited
+	calls    callEdges             // what follows calls
+	dispatch map[uint32]stackState // by function: the state at its indirect jumps
+}
+
+// maxGap bounds the memory of a synthesis: two bytes for each byte of code.
+const maxGap = 64 << 20
+
+// synthesize returns the rules of a gap, as sorted spans of file offsets, and the ranges of code without any. starts are
+// virtual addresses of functions, sorted.
+func synthesize(g gap, starts []uint64) (spans []span, losses []Loss) {
+	s := &synthesis{gap: g, index: make(map[stackState]uint16), dispatch: make(map[uint32]stackState)}
+	if len(g.code) > maxGap {
+		return nil, []Loss{{g.offset, g.offset + uint64(len(g.code)), ReasonNoInformation}}
+	}
+	for _, addr := range starts {
+		if g.holds(addr) {
+			s.starts = append(s.starts, uint32(addr-g.addr))
+		}
+	}
+	if first := skipPadding(g.code, 0); first < len(g.code) && s.decodes(first, s.nextStart(uint32(first))) {
+		s.starts = append(s.starts, uint32(first))
+	}
+	slices.Sort(s.starts)
+	s.starts = slices.Compact(s.starts)
+	if len(s.starts) == 0 {
+		return nil, s.lossOfAll()
+	}
+	s.seen = make([]uint16, len(g.code))
+	for _, start := range s.starts {
+		s.visit(start, atEntry)
+	}
+	s.flow()
+	for _, start := range slices.Clone(s.starts) {
+		s.leftovers(start)
+	}
+	return s.spans()
+}
+
+// nextStart returns where the function after a position begins.
+func (s *synthesis) nextStart(pos uint32) int {
+	i, found := slices.BinarySearch(s.starts, pos)
+	if found {
+		i++
+	}
+	if i < len(s.starts) {
+		return int(s.starts[i])
+	}
+	return len(s.code)
+}
+
+func (s *synthesis) isStart(pos uint32) bool {
+	_, found := slices.BinarySearch(s.starts, pos)
+	return found
+}
+
+// visit joins a state into what is known before the instruction at pos.
+func (s *synthesis) visit(pos uint32, state stackState) {
+	if old := s.seen[pos]; old != 0 {
+		joined := s.states[old-1].join(state)
+		if joined == s.states[old-1] {
+			return
+		}
+		state = joined
+	}
+	i, ok := s.index[state]
+	if !ok {
+		if len(s.states) == 1<<16-1 {
+			return
+		}
+		s.states = append(s.states, state)
+		i = uint16(len(s.states))
+		s.index[state] = i
+	}
+	s.seen[pos] = i
+	s.work = append(s.work, pos)
+}
+
+// callEdge leads from a call to the instruction behind it.
+type callEdge struct {
+	pos   uint32
+	state stackState
+}
+
+// callEdges is a heap by position.
+type callEdges []callEdge
+
+func (c callEdges) Len() int           { return len(c) }
+func (c callEdges) Less(i, j int) bool { return c[i].pos < c[j].pos }
+func (c callEdges) Swap(i, j int)      { c[i], c[j] = c[j], c[i] }
+func (c *callEdges) Push(x any)        { *c = append(*c, x.(callEdge)) }
+func (c *callEdges) Pop() any {
+	old := *c
+	last := old[len(old)-1]
+	*c = old[:len(old)-1]
+	return last
+}
+
+// flow runs until nothing changes. A callee may not return, and then what stands behind the call belongs to another path:
+// such an edge is followed only when nothing else is left to do and only to where no path has led yet.
+func (s *synthesis) flow() {
+	for {
+		for len(s.work) > 0 {
+			pos := s.work[len(s.work)-1]
+			s.work = s.work[:len(s.work)-1]
+			s.instruction(pos)
+		}
+		if len(s.calls) == 0 {
+			return
+		}
+		if edge := heap.Pop(&s.calls).(callEdge); s.seen[edge.pos] == 0 {
+			s.visit(edge.pos, edge.state)
+		}
+	}
+}
+
+// instruction visits the successors of one instruction.
+func (s *synthesis) instruction(pos uint32) {
+	in, err := disasm.Scan(s.code[pos:])
+	if err != nil {
+		return
+	}
+	state := s.states[s.seen[pos]-1]
+	next := pos + uint32(in.Size())
+	if target, ok := in.Target(s.addr + uint64(pos)); ok && !in.IsCall() && s.holds(target) {
+		// A jump to the start of a function is a tail call.
+		if to := uint32(target - s.addr); !s.isStart(to) {
+			s.visit(to, state)
+		}
+	}
+	if in.Flow() == disasm.JumpIndirect {
+		start := s.functionOf(pos)
+		if known, ok := s.dispatch[start]; ok {
+			state = known.join(state)
+		}
+		s.dispatch[start] = state
+	}
+	if !in.FallsThrough() || next >= uint32(len(s.code)) || s.isStart(next) {
+		return
+	}
+	if in.IsCall() {
+		heap.Push(&s.calls, callEdge{next, state.after(&in)})
+		return
+	}
+	s.visit(next, state.after(&in))
+}
+
+func (s *synthesis) functionOf(pos uint32) uint32 {
+	i, found := slices.BinarySearch(s.starts, pos)
+	if !found {
+		i--
+	}
+	if i < 0 {
+		return 0
+	}
+	return s.starts[i]
+}
+
+// leftovers visits the code of a function that no direct path led to. Behind an indirect jump with a frame it is the
+// cases of a switch, which run with the frame of the jump; else another function, to which only a pointer leads.
+func (s *synthesis) leftovers(start uint32) {
+	end := s.nextStart(start)
+	if !s.decodes(int(start), end) {
+		return
+	}
+	for pos := int(start); pos < end; {
+		if s.seen[pos] == 0 {
+			if pos = skipPadding(s.code[:end], pos); pos >= end {
+				return
+			}
+			if s.seen[pos] == 0 {
+				state, ok := s.dispatch[start]
+				if !ok {
+					state = atEntry
+				}
+				s.visit(uint32(pos), state)
+				s.flow()
+			}
+		}
+		in, err := disasm.Scan(s.code[pos:end])
+		if err != nil {
+			return
+		}
+		pos += in.Size()
+	}
+}
+
+// decodes reports whether all of code[pos:end] decodes and does not run on behind its end, as functions do and data
+// hardly ever does.
+func (s *synthesis) decodes(pos, end int) bool {
+	open := true
+	for pos < end {
+		if next := skipPadding(s.code[:end], pos); next > pos {
+			pos = next
+			continue
+		}
+		in, err := disasm.Scan(s.code[pos:end])
+		if err != nil {
+			return false
+		}
+		open = in.FallsThrough() && !in.IsCall()
+		pos += in.Size()
+	}
+	return !open
+}
+
+// skipPadding passes over what assemblers and linkers put between functions: nop of any length, int3, zero bytes at the
+// end.
+func skipPadding(code []byte, pos int) int {
+	for pos < len(code) {
+		if code[pos] == 0 && (pos+1 == len(code) || code[pos+1] == 0) {
+			pos++
+			continue
+		}
+		in, err := disasm.Scan(code[pos:])
+		if err != nil || !isPadding(&in) {
+			return pos
+		}
+		pos += in.Size()
+	}
+	return pos
+}
+
+func isPadding(in *disasm.Shape) bool {
+	switch in.Opcode() {
+	case 0x90, 0xcc, disasm.Escape0F | 0x1f:
+		return true
+	}
+	return false
+}
+
+// spans turns states into rules. An instruction's rule holds to the next one that was visited or to its own end.
+func (s *synthesis) spans() (spans []span, losses []Loss) {
+	add := func(from, to int, r Rule) {
+		begin, end := s.offset+uint64(from), s.offset+uint64(to)
+		if n := len(spans); n > 0 && spans[n-1].end == begin && spans[n-1].rule == r {
+			spans[n-1].end = end
+			return
+		}
+		spans = append(spans, span{begin, end, r})
+	}
+	lose := func(from, to int) {
+		begin, end := s.offset+uint64(from), s.offset+uint64(to)
+		if n := len(losses); n > 0 && losses[n-1].End == begin {
+			losses[n-1].End = end
+			return
+		}
+		losses = append(losses, Loss{begin, end, ReasonNoInformation})
+	}
+	for pos := 0; pos < len(s.code); {
+		in, err := disasm.Scan(s.code[pos:])
+		next := pos + 1
+		switch {
+		case s.seen[pos] != 0 && err == nil:
+			for next = pos + 1; next < pos+in.Size() && s.seen[next] == 0; {
+				next++
+			}
+			if r := s.states[s.seen[pos]-1].rule(); r.CFA != KindNone {
+				add(pos, next, r)
+			} else {
+				lose(pos, next)
+			}
+		case s.seen[pos] == 0 && skipPadding(s.code, pos) > pos:
+			next = pos + max(1, in.Size())
+		default:
+			lose(pos, next)
+		}
+		pos = next
+	}
+	return spans, losses
+}
+
+// lossOfAll is the answer for a gap that does not look like code at all, which is none when it is only padding.
+func (s *synthesis) lossOfAll() []Loss {
+	if skipPadding(s.code, 0) == len(s.code) {
+		return nil
+	}
+	return []Loss{{s.offset, s.offset + uint64(len(s.code)), ReasonNoInformation}}
+}
+
+// callTargets returns the addresses that the code of gaps calls or takes, as far as they lie in gaps: functions.
+func callTargets(gaps []gap) []uint64 {
+	var targets []uint64
+	in := func(addr uint64) bool {
+		_, found := slices.BinarySearchFunc(gaps, addr, func(g gap, addr uint64) int {
+			switch {
+			case g.holds(addr):
+				return 0
+			case g.addr > addr:
+				return 1
+			}
+			return -1
+		})
+		return found
+	}
+	for i := range gaps {
+		g := &gaps[i]
+		for pos := 0; pos < len(g.code); {
+			shape, err := disasm.Scan(g.code[pos:])
+			if err != nil {
+				pos++
+				continue
+			}
+			addr := g.addr + uint64(pos)
+			pos += shape.Size()
+			target, ok := uint64(0), false
+			switch {
+			case shape.IsCall():
+				target, ok = shape.Target(addr)
+			case shape.Opcode() == opLea:
+				target, ok = shape.MemTarget(addr)
+			}
+			if ok && target != g.addr+uint64(pos) && in(target) {
+				targets = append(targets, target)
+			}
+		}
+	}
+	return targets
+}
