@@ -106,6 +106,7 @@ const (
 	opPopf      = 0x9d
 	opEnter     = 0xc8
 	opLeave     = 0xc9
+	opHlt       = 0xf4
 	opGroup5    = 0xff
 	digitAdd    = 0
 	digitSub    = 5

@@ -26,8 +26,13 @@ type synthesis struct {
 	index    map[stackState]uint16
 	work     []uint32              // instructions whose successors are to be visited
 	calls    callEdges             // what follows calls
+	behind   map[uint32]uint32     // where a call or hlt led to, and what stands behind it: positions
+	noReturn map[uint32]bool       // the positions behind calls that do not return
 	dispatch map[uint32]stackState // by function: the state at its indirect jumps
 }
+
+// maxRounds bounds how often a flow starts anew, each time knowing more calls that do not return.
+const maxRounds = 4
 
 // maxGap bounds the memory of a synthesis: two bytes for each byte of code.
 const maxGap = 64 << 20
@@ -35,7 +40,7 @@ const maxGap = 64 << 20
 // synthesize returns the rules of a gap, as sorted spans of file offsets, and the ranges of code without any. starts are
 // virtual addresses of functions, sorted.
 func synthesize(g gap, starts []uint64) (spans []span, losses []Loss) {
-	s := &synthesis{gap: g, index: make(map[stackState]uint16), dispatch: make(map[uint32]stackState)}
+	s := &synthesis{gap: g, noReturn: make(map[uint32]bool)}
 	if len(g.code) > maxGap {
 		return nil, []Loss{{g.offset, g.offset + uint64(len(g.code)), ReasonNoInformation}}
 	}
@@ -44,21 +49,22 @@ func synthesize(g gap, starts []uint64) (spans []span, losses []Loss) {
 			s.starts = append(s.starts, uint32(addr-g.addr))
 		}
 	}
-	if first := skipPadding(g.code, 0); first < len(g.code) && s.decodes(first, s.nextStart(uint32(first))) {
-		s.starts = append(s.starts, uint32(first))
+	for round := 0; round < maxRounds; round++ {
+		s.reset()
+		for _, start := range s.starts {
+			s.visit(start, atEntry)
+		}
+		if !s.flow() {
+			break
+		}
 	}
-	slices.Sort(s.starts)
-	s.starts = slices.Compact(s.starts)
-	if len(s.starts) == 0 {
-		return nil, s.lossOfAll()
-	}
-	s.seen = make([]uint16, len(g.code))
+	// The code before the first known function is not one: compilers put the cold parts of functions there.
+	s.leftovers(0)
 	for _, start := range s.starts {
-		s.visit(start, atEntry)
-	}
-	s.flow()
-	for _, start := range slices.Clone(s.starts) {
 		s.leftovers(start)
+	}
+	if len(s.states) == 0 {
+		return nil, []Loss{{g.offset, g.offset + uint64(len(g.code)), ReasonNotCode}}
 	}
 	return s.spans()
 }
@@ -80,12 +86,24 @@ func (s *synthesis) isStart(pos uint32) bool {
 	return found
 }
 
+// reset forgets all states.
+func (s *synthesis) reset() {
+	s.seen = make([]uint16, len(s.code))
+	s.states, s.work, s.calls = nil, nil, nil
+	s.index = make(map[stackState]uint16)
+	s.dispatch = make(map[uint32]stackState)
+	s.behind = make(map[uint32]uint32)
+}
+
 // visit joins a state into what is known before the instruction at pos.
 func (s *synthesis) visit(pos uint32, state stackState) {
 	if old := s.seen[pos]; old != 0 {
 		joined := s.states[old-1].join(state)
 		if joined == s.states[old-1] {
 			return
+		}
+		if call, ok := s.behind[pos]; ok {
+			s.noReturn[call] = true
 		}
 		state = joined
 	}
@@ -123,8 +141,13 @@ func (c *callEdges) Pop() any {
 }
 
 // flow runs until nothing changes. A callee may not return, and then what stands behind the call belongs to another path:
-// such an edge is followed only when nothing else is left to do and only to where no path has led yet.
-func (s *synthesis) flow() {
+// such an edge is followed only when nothing else is left to do and only to where no path has led yet. So is the one
+// behind hlt, which musl crashes with in inline assembly that the compiler believes to go on.
+//
+// When a jump later disagrees with such an edge, the call does not return; flow then reports that all has to be done
+// again without the edge.
+func (s *synthesis) flow() (again bool) {
+	known := len(s.noReturn)
 	for {
 		for len(s.work) > 0 {
 			pos := s.work[len(s.work)-1]
@@ -132,10 +155,13 @@ func (s *synthesis) flow() {
 			s.instruction(pos)
 		}
 		if len(s.calls) == 0 {
-			return
+			return len(s.noReturn) > known
 		}
-		if edge := heap.Pop(&s.calls).(callEdge); s.seen[edge.pos] == 0 {
-			s.visit(edge.pos, edge.state)
+		edge := heap.Pop(&s.calls).(callEdge)
+		to := uint32(skipPadding(s.code, int(edge.pos)))
+		if to < uint32(len(s.code)) && s.seen[to] == 0 && !s.isStart(to) && !s.noReturn[edge.pos] {
+			s.behind[to] = edge.pos
+			s.visit(to, edge.state)
 		}
 	}
 }
@@ -161,10 +187,10 @@ func (s *synthesis) instruction(pos uint32) {
 		}
 		s.dispatch[start] = state
 	}
-	if !in.FallsThrough() || next >= uint32(len(s.code)) || s.isStart(next) {
+	if !in.FallsThrough() && in.Opcode() != opHlt || next >= uint32(len(s.code)) || s.isStart(next) {
 		return
 	}
-	if in.IsCall() {
+	if in.IsCall() || in.Opcode() == opHlt {
 		heap.Push(&s.calls, callEdge{next, state.after(&in)})
 		return
 	}
@@ -294,14 +320,6 @@ func (s *synthesis) spans() (spans []span, losses []Loss) {
 		pos = next
 	}
 	return spans, losses
-}
-
-// lossOfAll is the answer for a gap that does not look like code at all, which is none when it is only padding.
-func (s *synthesis) lossOfAll() []Loss {
-	if skipPadding(s.code, 0) == len(s.code) {
-		return nil
-	}
-	return []Loss{{s.offset, s.offset + uint64(len(s.code)), ReasonNoInformation}}
 }
 
 // callTargets returns the addresses that the code of gaps calls or takes, as far as they lie in gaps: functions.

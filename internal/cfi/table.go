@@ -114,6 +114,8 @@ const (
 	ReasonRules
 	// ReasonNoInformation: code without any description, and its data flow does not give one.
 	ReasonNoInformation
+	// ReasonNotCode: bytes between functions that do not decode as code, like the constants of OpenSSL's assembly.
+	ReasonNotCode
 )
 
 var reasonNames = [...]string{
@@ -124,6 +126,7 @@ var reasonNames = [...]string{
 	ReasonRegister:      "value in an untracked register",
 	ReasonRules:         "too many distinct rules",
 	ReasonNoInformation: "code without call frame information",
+	ReasonNotCode:       "bytes that do not decode as code",
 }
 
 func (r Reason) String() string {
