@@ -1,0 +1,12 @@
+#!/bin/sh
+# Compile the BPF programs and generate their Go side. Needs clang-19, libbpf-dev and linux-libc-dev.
+set -eu
+types="abi block capture_event capture_flags chain_key count count_key event event_kind frame object
+object_flags object_id registers rule rule_flags rule_kind saved stack_event tally tally_key walk walk_end"
+flags=
+for type in $types; do
+	flags="$flags -type $type"
+done
+# shellcheck disable=SC2086
+go tool bpf2go -go-package bpf -output-dir . -cc clang-19 -strip llvm-strip-19 -target amd64 $flags trace trace.bpf.c -- \
+	-O2 -mcpu=v3 -Wall -Wno-unused-function -I"/usr/include/$(uname -m)-linux-gnu"

@@ -1,0 +1,198 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+
+	"github.com/cilium/ebpf"
+
+	"bulkhead/internal/cfi"
+)
+
+const (
+	blockRows   = len(traceBlock{}.Rows)
+	shardBlocks = 512 // SHARD_BLOCKS in walk.h: max_entries of a shard
+)
+
+// rowStore puts unwind rows into the kernel's maps: rules are shared by all objects, rows fill blocks of one page,
+// blocks fill shards that are made when needed. Nothing is freed before Close.
+type rowStore struct {
+	mu        sync.Mutex
+	maps      *traceMaps
+	shardSpec *ebpf.MapSpec
+	shards    []*ebpf.Map
+	blocks    uint32 // in use
+	rules     map[traceRule]uint16
+}
+
+func newRowStore(maps *traceMaps, shard *ebpf.MapSpec) *rowStore {
+	// Rule 0 of the map is RULE_NONE, as it was made.
+	return &rowStore{maps: maps, shardSpec: shard, rules: map[traceRule]uint16{{}: 0}}
+}
+
+func (s *rowStore) Close() error {
+	if s == nil {
+		return nil
+	}
+	var errs []error
+	for _, m := range s.shards {
+		errs = append(errs, m.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// LoadObject gives the kernel the rows of an object (nil: none, its stacks are walked by frame pointer) and
+// opens it for walks.
+func (t *Tracer) LoadObject(id ObjectID, table *cfi.Table, conduit bool) error {
+	return t.rows.load(id, table, conduit)
+}
+
+func (s *rowStore) load(id ObjectID, table *cfi.Table, conduit bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	object := traceObject{Flags: uint32(traceObjectFlagsOBJECT_READY)}
+	if conduit {
+		object.Flags |= uint32(traceObjectFlagsOBJECT_CONDUIT)
+	}
+	if table != nil && len(table.Rows) > 0 {
+		ids, err := s.addRules(table.Rules)
+		if err != nil {
+			return err
+		}
+		object.FirstBlock = s.blocks
+		object.Blocks = uint32((len(table.Rows) + blockRows - 1) / blockRows)
+		if err := s.addRows(table.Rows, ids); err != nil {
+			return err
+		}
+	}
+	if err := s.maps.Objects.Put(uint32(id), object); err != nil {
+		return fmt.Errorf("open object %d for walks: %w", id, err)
+	}
+	return nil
+}
+
+// addRules returns the map's index for each rule.
+func (s *rowStore) addRules(rules []cfi.Rule) ([]uint16, error) {
+	ids := make([]uint16, len(rules))
+	for i, rule := range rules {
+		kernel := kernelRule(rule)
+		id, known := s.rules[kernel]
+		if !known {
+			if len(s.rules) > math.MaxUint16 {
+				return nil, fmt.Errorf("more than %d distinct unwind rules", math.MaxUint16)
+			}
+			id = uint16(len(s.rules))
+			if err := s.maps.Rules.Put(uint32(id), kernel); err != nil {
+				return nil, fmt.Errorf("store an unwind rule: %w", err)
+			}
+			s.rules[kernel] = id
+		}
+		ids[i] = id
+	}
+	return ids, nil
+}
+
+var ruleKinds = [...]traceRuleKind{
+	cfi.KindNone:     traceRuleKindRULE_NONE,
+	cfi.KindEnd:      traceRuleKindRULE_END,
+	cfi.KindRegister: traceRuleKindRULE_REGISTER,
+	cfi.KindDeref:    traceRuleKindRULE_DEREF,
+	cfi.KindPLT:      traceRuleKindRULE_PLT,
+	cfi.KindSignal:   traceRuleKindRULE_SIGNAL,
+}
+
+var ruleFlags = [...]struct {
+	cfi    cfi.Flags
+	kernel traceRuleFlags
+}{
+	{cfi.RBPAtRBP, traceRuleFlagsBP_AT_BP},
+	{cfi.RBXAtRBP, traceRuleFlagsBX_AT_BP},
+	{cfi.RAInRegister, traceRuleFlagsRA_IN_REGISTER},
+	{cfi.StackSwitch, traceRuleFlagsSTACK_SWITCH},
+}
+
+func kernelRule(r cfi.Rule) traceRule {
+	if r.CFA == cfi.KindNone {
+		return traceRule{}
+	}
+	k := traceRule{
+		Kind:      uint8(ruleKinds[r.CFA]),
+		Reg:       r.Reg,
+		CfaOffset: r.CFAOffset,
+		CfaAddend: r.CFAExtra,
+		RaOffset:  r.RAOffset,
+		BpOffset:  kernelSaved(r.RBPOffset),
+		BxOffset:  kernelSaved(r.RBXOffset),
+	}
+	for _, f := range ruleFlags {
+		if r.Flags&f.cfi != 0 {
+			k.Flags |= uint8(f.kernel)
+		}
+	}
+	return k
+}
+
+func kernelSaved(offset int32) int32 {
+	switch offset {
+	case cfi.Same:
+		return int32(traceSavedSAVED_SAME)
+	case cfi.Undefined:
+		return int32(traceSavedSAVED_UNDEFINED)
+	}
+	return offset
+}
+
+// addRows appends rows in whole blocks, the last one filled up with rows that no offset reaches.
+func (s *rowStore) addRows(rows []cfi.Row, rules []uint16) error {
+	for len(rows) > 0 {
+		shard, err := s.shard(s.blocks / shardBlocks)
+		if err != nil {
+			return err
+		}
+		slot := s.blocks % shardBlocks
+		n := min(int(shardBlocks-slot), (len(rows)+blockRows-1)/blockRows)
+		keys, values := make([]uint32, n), make([]traceBlock, n)
+		for i := range n {
+			keys[i] = slot + uint32(i)
+			rows = fillBlock(&values[i], rows, rules)
+		}
+		if _, err := shard.BatchUpdate(keys, values, nil); err != nil {
+			return fmt.Errorf("store unwind rows: %w", err)
+		}
+		s.blocks += uint32(n)
+	}
+	return nil
+}
+
+func fillBlock(b *traceBlock, rows []cfi.Row, rules []uint16) []cfi.Row {
+	n := min(len(rows), blockRows)
+	for i, row := range rows[:n] {
+		b.Rows[i].Offset = row.Offset
+		b.Rows[i].Rule = rules[row.Rule]
+		b.Rows[i].Region = row.Region
+	}
+	for i := n; i < blockRows; i++ {
+		b.Rows[i].Offset = math.MaxUint32
+	}
+	return rows[n:]
+}
+
+func (s *rowStore) shard(index uint32) (*ebpf.Map, error) {
+	if int(index) < len(s.shards) {
+		return s.shards[index], nil
+	}
+	if index >= s.maps.Shards.MaxEntries() {
+		return nil, fmt.Errorf("unwind rows fill all %d shards", index)
+	}
+	m, err := ebpf.NewMap(s.shardSpec)
+	if err != nil {
+		return nil, fmt.Errorf("make room for unwind rows: %w", err)
+	}
+	if err := s.maps.Shards.Put(index, m); err != nil {
+		return nil, errors.Join(fmt.Errorf("make room for unwind rows: %w", err), m.Close())
+	}
+	s.shards = append(s.shards, m)
+	return m, nil
+}

@@ -1,0 +1,605 @@
+//go:build ignore
+
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Count every system call of the traced tasks by the code that caused it.
+ *
+ * A task is traced when it has storage in `tasks`: user space marks the first
+ * ones through the iterator below, children inherit the mark before they run.
+ * All other tasks pay two loads.
+ *
+ * A call is counted here, in the kernel, under (program, origin, via, system
+ * call), so that no rate of calls loses any. Whole stacks are walked when such
+ * a key is new and for a sample after that, and sent when they tell something
+ * new. A stack that cannot be walked yet, because the rows of an object are
+ * still being made, is captured and walked in user space.
+ */
+#include "walk.h"
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#define MAX_COUNTS 65536
+#define MAX_CHAINS 65536
+#define MAX_TALLIES 16384
+#define MAX_SPACES 16384
+#define RING_BYTES (16 << 20)
+#define STACK_BYTES (64 << 10)
+#define PAGE 4096
+
+enum abi {
+	ABI_AMD64,
+	ABI_I386,
+	ABI_X32,
+};
+
+enum tally {
+	TALLY_LOST,           /* calls counted nowhere: a map or the ring was full */
+	TALLY_UNTRACKED,      /* children that could not be marked */
+	TALLY_LOST_STACKS,    /* example stacks that found no room in the ring */
+	TALLY_STREAM_LOST,    /* stream records that found no room in the ring */
+	TALLY_BROKEN,         /* walks that ended before the outermost frame */
+	TALLY_UNATTRIBUTED,   /* calls charged to OBJECT_UNKNOWN */
+	TALLY_CAPTURED,       /* stacks handed to user space */
+	TALLY_WALKED,         /* whole stacks walked here */
+	TALLIES,
+};
+
+/* Settings: written before the programs are loaded. */
+volatile const bool follow = true;      /* children of the first processes too */
+volatile const bool every_chain = false; /* walk every stack to its end */
+volatile const bool stream = false;     /* send every call */
+volatile const u32 pid_level = 0;       /* depth of the tracer's PID namespace */
+
+/* The process to mark, in the tracer's PID namespace: see mark. */
+u32 mark_pid = 0;
+/* Traced threads alive. */
+u64 live = 0;
+u32 next_space = 1;
+
+struct task {
+	u32 program; /* the object of the main executable; 0: not known yet */
+	u32 marked;
+};
+
+struct space {
+	u64 exec_pages;
+	u32 id;
+	u32 pad;
+};
+
+struct count_key {
+	u32 program;
+	u32 nr;
+	u32 abi;
+	u32 pad;
+	struct frame origin;
+	struct frame via;
+};
+
+struct count {
+	u64 calls;
+};
+
+struct chain_key {
+	u64 chain;
+	u32 program;
+	u32 nr;
+	u32 abi;
+	u32 pad;
+};
+
+enum event_kind {
+	EVENT_PROGRAM, /* a program image made its first call */
+	EVENT_STACK,   /* a whole stack, for a key or a chain that is new */
+	EVENT_CAPTURE, /* registers and stack memory, to be walked in user space */
+	EVENT_CALL,    /* --stream: one call */
+};
+
+enum capture_flags {
+	CAPTURE_COUNT = 1, /* the call is not counted yet */
+	CAPTURE_CHAIN = 2, /* its chain is wanted */
+};
+
+struct tally_key {
+	u32 program;
+	u32 tally;
+};
+
+struct event {
+	u32 kind;
+	u32 pid; /* process, in the tracer's PID namespace */
+	u32 tid;
+	u32 flags; /* of a capture */
+	u64 time; /* CLOCK_MONOTONIC, ns */
+	struct count_key key;
+};
+
+struct stack_event {
+	struct event event;
+	u32 depth;
+	u32 end; /* enum walk_end */
+	struct frame frames[MAX_FRAMES];
+};
+
+struct registers {
+	u64 ax, dx, cx, bx, si, di, bp, sp; /* the order of DWARF's numbers */
+	u64 r8, r9, r10, r11, r12, r13, r14, r15;
+	u64 ip;
+};
+
+struct capture_event {
+	struct event event;
+	struct registers regs;
+	u32 end; /* why the kernel's walk stopped */
+	u32 object; /* WALK_NO_ROWS: whose rows were missed */
+	u32 bytes;
+	u32 pad;
+	u8 stack[STACK_BYTES]; /* from regs.sp upwards */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct task);
+} tasks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_SPACES);
+	__type(key, u64);
+	__type(value, struct space);
+} spaces SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_COUNTS);
+	__type(key, struct count_key);
+	__type(value, struct count);
+} counts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_CHAINS);
+	__type(key, struct chain_key);
+	__type(value, struct count);
+} chains SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, RING_BYTES);
+} events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct walk);
+} walks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct stack_event);
+} stack_events SEC(".maps");
+
+/* One per CPU, indexed by hand: too large for a per-CPU value. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct capture_event);
+} captures SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_TALLIES);
+	__type(key, struct tally_key);
+	__type(value, u64);
+} tallies SEC(".maps");
+
+/* For bpf2go: types that only user space names. */
+const struct registers *unused_registers __attribute__((unused));
+const struct block *unused_block __attribute__((unused));
+const struct stack_event *unused_stack_event __attribute__((unused));
+const struct capture_event *unused_capture_event __attribute__((unused));
+const enum object_id *unused_object_id __attribute__((unused));
+const enum object_flags *unused_object_flags __attribute__((unused));
+const enum rule_kind *unused_rule_kind __attribute__((unused));
+const enum rule_flags *unused_rule_flags __attribute__((unused));
+const enum saved *unused_saved __attribute__((unused));
+const enum walk_end *unused_walk_end __attribute__((unused));
+const enum tally *unused_tally __attribute__((unused));
+const enum event_kind *unused_event_kind __attribute__((unused));
+const enum capture_flags *unused_capture_flags __attribute__((unused));
+const enum abi *unused_abi __attribute__((unused));
+
+static __noinline int increment(u32 program, u32 tally)
+{
+	struct tally_key key = { .program = program, .tally = tally };
+	u64 one = 1, *n = bpf_map_lookup_elem(&tallies, &key);
+
+	if (!n && !bpf_map_update_elem(&tallies, &key, &one, BPF_NOEXIST))
+		return 0;
+	n = bpf_map_lookup_elem(&tallies, &key);
+	if (n)
+		__sync_fetch_and_add(n, 1);
+	return 0;
+}
+
+/*
+ * The space of the current address space. A change of its executable mappings
+ * shows in mm->exec_vm, the number of executable pages: a dlclose and the
+ * dlopen that takes its place are two system calls, each of which passes here.
+ */
+static __always_inline u32 space_of(struct mm_struct *mm)
+{
+	u64 key = (u64)mm, pages = mm->exec_vm;
+	struct space *space = bpf_map_lookup_elem(&spaces, &key);
+
+	if (space && space->exec_pages == pages)
+		return space->id;
+
+	struct space fresh = {
+		.exec_pages = pages,
+		.id = __sync_fetch_and_add(&next_space, 1),
+	};
+
+	bpf_map_update_elem(&spaces, &key, &fresh, BPF_ANY);
+	return fresh.id;
+}
+
+static __always_inline u32 number_of(struct pid *pid)
+{
+	return BPF_CORE_READ(pid, numbers[0].nr);
+}
+
+/* The number of a task in the tracer's PID namespace. */
+static __always_inline u32 pid_in_namespace(struct task_struct *task)
+{
+	struct pid *pid = BPF_CORE_READ(task, thread_pid);
+	u32 level = pid_level, nr = 0;
+
+	if (!pid || BPF_CORE_READ(pid, level) < level)
+		return 0;
+	bpf_probe_read_kernel(&nr, sizeof(nr),
+			      (void *)pid + bpf_core_field_offset(struct pid, numbers) +
+				      level * bpf_core_type_size(struct upid));
+	return nr;
+}
+
+static __always_inline void fill_event(struct event *e, u32 kind, struct task_struct *task,
+				       struct count_key *key)
+{
+	e->kind = kind;
+	e->pid = pid_in_namespace(task->group_leader);
+	e->tid = pid_in_namespace(task);
+	e->flags = 0;
+	e->time = bpf_ktime_get_ns();
+	e->key = *key;
+}
+
+/* The object of the main executable, found at the first call after an exec. */
+static __noinline u32 find_program(struct task_struct *task)
+{
+	struct mapping m = {};
+	struct count_key key = {};
+	struct event *e;
+	u32 id;
+
+	if (!task || !task->mm)
+		return OBJECT_UNKNOWN;
+	if (bpf_find_vma(bpf_get_current_task_btf(), task->mm->start_code, read_mapping, &m, 0))
+		return OBJECT_UNKNOWN;
+	id = object_of(&m);
+	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	if (e) {
+		key.program = id;
+		fill_event(e, EVENT_PROGRAM, task, &key);
+		bpf_ringbuf_submit(e, 0);
+	} else {
+		increment(id, TALLY_LOST_STACKS);
+	}
+	return id;
+}
+
+static __always_inline void read_registers(struct registers *to, struct pt_regs *regs)
+{
+	to->ax = regs->ax;
+	to->dx = regs->dx;
+	to->cx = regs->cx;
+	to->bx = regs->bx;
+	to->si = regs->si;
+	to->di = regs->di;
+	to->bp = regs->bp;
+	to->sp = regs->sp;
+	to->r8 = regs->r8;
+	to->r9 = regs->r9;
+	to->r10 = regs->r10;
+	to->r11 = regs->r11;
+	to->r12 = regs->r12;
+	to->r13 = regs->r13;
+	to->r14 = regs->r14;
+	to->r15 = regs->r15;
+	to->ip = regs->ip;
+}
+
+struct copy_ctx {
+	struct capture_event *e;
+	u64 from;
+	u32 bytes;
+};
+
+/* Copy up to the next page boundary, so that a missing page ends the copy. */
+static long copy_page(u32 i, struct copy_ctx *ctx)
+{
+	u64 from = ctx->from + ctx->bytes;
+	u32 at = ctx->bytes, n = PAGE - (from & (PAGE - 1));
+
+	if (at > STACK_BYTES - PAGE)
+		return 1;
+	if (bpf_probe_read_user(ctx->e->stack + at, n & (2 * PAGE - 1) ? n : PAGE, (void *)from))
+		return 1;
+	ctx->bytes = at + n;
+	return 0;
+}
+
+/* Hand the stack to user space. */
+static __noinline int capture(struct task_struct *task, struct pt_regs *regs,
+			      struct count_key *key, u32 flags, struct walk *w)
+{
+	u32 cpu = bpf_get_smp_processor_id();
+	struct capture_event *e = bpf_map_lookup_elem(&captures, &cpu);
+	struct copy_ctx ctx = { .e = e };
+	u64 size;
+
+	if (!e || !key || !task || !regs || !w)
+		return -1;
+	fill_event(&e->event, EVENT_CAPTURE, task, key);
+	e->event.flags = flags;
+	e->end = w->end;
+	e->object = w->missing;
+	read_registers(&e->regs, regs);
+	ctx.from = e->regs.sp;
+	bpf_loop(STACK_BYTES / PAGE, copy_page, &ctx, 0);
+	e->bytes = ctx.bytes;
+	size = ctx.bytes;
+	if (size > STACK_BYTES)
+		size = STACK_BYTES;
+	size += __builtin_offsetof(struct capture_event, stack);
+	if (bpf_ringbuf_output(&events, e, size, 0)) {
+		increment(key->program, flags & CAPTURE_COUNT ? TALLY_LOST : TALLY_LOST_STACKS);
+		return -1;
+	}
+	increment(key->program, TALLY_CAPTURED);
+	return 0;
+}
+
+static __always_inline void send_stack(struct task_struct *task, struct walk *w,
+				       struct count_key *key)
+{
+	u32 zero = 0, depth = w->depth;
+	struct stack_event *e = bpf_map_lookup_elem(&stack_events, &zero);
+
+	if (!e)
+		return;
+	fill_event(&e->event, EVENT_STACK, task, key);
+	e->depth = depth;
+	e->end = w->end;
+	__builtin_memcpy(e->frames, w->frames, sizeof(e->frames));
+	if (depth > MAX_FRAMES)
+		depth = MAX_FRAMES;
+	if (bpf_ringbuf_output(&events, e,
+			       __builtin_offsetof(struct stack_event, frames) +
+				       depth * sizeof(struct frame), 0))
+		increment(key->program, TALLY_LOST_STACKS);
+}
+
+static __always_inline bool can_retry(u32 end)
+{
+	return end >= WALK_NO_ROWS;
+}
+
+/* Walk the rest of the stack; send it when the key or the chain is new. */
+static __always_inline void walk_chain(struct task_struct *task, struct pt_regs *regs,
+				       struct walk *w, struct count_key *key, bool fresh)
+{
+	struct chain_key chain = {};
+	struct count one = { .calls = 1 }, *known;
+
+	if (w->end == WALK_ORIGIN) {
+		w->stop = 0;
+		walk_on(w);
+	}
+	increment(key->program, TALLY_WALKED);
+	if (can_retry(w->end)) {
+		capture(task, regs, key, CAPTURE_CHAIN, w);
+		return;
+	}
+	if (w->end != WALK_OUTERMOST)
+		increment(key->program, TALLY_BROKEN);
+	chain.chain = w->chain;
+	chain.program = key->program;
+	chain.nr = key->nr;
+	chain.abi = key->abi;
+	known = bpf_map_lookup_elem(&chains, &chain);
+	if (known)
+		__sync_fetch_and_add(&known->calls, 1);
+	else if (bpf_map_update_elem(&chains, &chain, &one, BPF_NOEXIST) && !fresh)
+		return;
+	if (fresh || !known)
+		send_stack(task, w, key);
+}
+
+/* Whole stacks are walked at powers of two and at every 1024th call. */
+static __always_inline bool sampled(u64 calls)
+{
+	return !(calls & (calls - 1)) || !(calls & 1023);
+}
+
+static __always_inline void send_call(struct task_struct *task, struct count_key *key)
+{
+	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+
+	if (!e) {
+		increment(key->program, TALLY_STREAM_LOST);
+		return;
+	}
+	fill_event(e, EVENT_CALL, task, key);
+	bpf_ringbuf_submit(e, 0);
+}
+
+static __always_inline u64 count_call(struct count_key *key)
+{
+	struct count one = { .calls = 1 };
+	struct count *count = bpf_map_lookup_elem(&counts, key);
+
+	if (count)
+		return __sync_fetch_and_add(&count->calls, 1) + 1;
+	if (!bpf_map_update_elem(&counts, key, &one, BPF_NOEXIST))
+		return 1;
+	count = bpf_map_lookup_elem(&counts, key); /* another CPU was faster */
+	if (count)
+		return __sync_fetch_and_add(&count->calls, 1) + 1;
+	increment(key->program, TALLY_LOST);
+	return 0;
+}
+
+SEC("tp_btf/sys_enter")
+int BPF_PROG(sys_enter, struct pt_regs *regs, long nr)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct count_key key = {};
+	struct task *traced;
+	struct walk *w;
+	u32 zero = 0;
+	u64 calls;
+
+	if (!task->bpf_storage)
+		return 0;
+	traced = bpf_task_storage_get(&tasks, task, 0, 0);
+	if (!traced || !task->mm)
+		return 0;
+	w = bpf_map_lookup_elem(&walks, &zero);
+	if (!w)
+		return 0;
+	if (!traced->program)
+		traced->program = find_program(task);
+
+	key.program = traced->program;
+	key.nr = nr;
+	if (task->thread_info.status & TS_COMPAT)
+		key.abi = ABI_I386;
+	else if (nr & X32_SYSCALL_BIT)
+		key.abi = ABI_X32;
+
+	walk_start(w, regs, space_of(task->mm), true);
+	walk_on(w);
+	if (can_retry(w->end)) {
+		capture(task, regs, &key, CAPTURE_COUNT | CAPTURE_CHAIN, w);
+		return 0;
+	}
+	if (w->found) {
+		key.origin = w->origin;
+		key.via = w->via;
+	} else if (w->end == WALK_OUTERMOST && w->depth) {
+		/* conduits only: the outermost is the origin */
+		key.origin = w->frames[(w->depth - 1) & (MAX_FRAMES - 1)];
+		key.via = w->via;
+	} else {
+		key.via = w->frames[0];
+		increment(key.program, TALLY_UNATTRIBUTED);
+	}
+	calls = count_call(&key);
+	if (every_chain || sampled(calls))
+		walk_chain(task, regs, w, &key, calls == 1);
+	if (stream)
+		send_call(task, &key);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(sched_process_fork, struct task_struct *parent, struct task_struct *child)
+{
+	struct task *from, *to;
+	u64 from_mm, to_mm;
+	struct space *space;
+
+	if (!parent->bpf_storage)
+		return 0;
+	from = bpf_task_storage_get(&tasks, parent, 0, 0);
+	if (!from || (!follow && parent->tgid != child->tgid))
+		return 0;
+	to = bpf_task_storage_get(&tasks, child, from, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!to) {
+		increment(from->program, TALLY_UNTRACKED);
+		return 0;
+	}
+	__sync_fetch_and_add(&live, 1);
+	/* A copied address space has the same code at the same places. */
+	from_mm = (u64)parent->mm;
+	to_mm = (u64)child->mm;
+	space = bpf_map_lookup_elem(&spaces, &from_mm);
+	if (space && from_mm != to_mm) {
+		struct space same = *space;
+
+		bpf_map_update_elem(&spaces, &to_mm, &same, BPF_ANY);
+	}
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(sched_process_exec, struct task_struct *task)
+{
+	struct task *traced;
+	u64 mm;
+
+	if (!task->bpf_storage)
+		return 0;
+	traced = bpf_task_storage_get(&tasks, task, 0, 0);
+	if (!traced)
+		return 0;
+	traced->program = 0;
+	mm = (u64)task->mm; /* maybe at the place of an older one */
+	bpf_map_delete_elem(&spaces, &mm);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(sched_process_exit, struct task_struct *task)
+{
+	if (task->bpf_storage && bpf_task_storage_get(&tasks, task, 0, 0))
+		__sync_fetch_and_sub(&live, 1);
+	return 0;
+}
+
+/* Mark all threads of the process mark_pid. Read until nothing new is marked. */
+SEC("iter/task")
+int mark(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct task *traced;
+
+	if (!task || !mark_pid)
+		return 0;
+	if (pid_in_namespace(BPF_CORE_READ(task, group_leader)) != mark_pid)
+		return 0;
+	traced = bpf_task_storage_get(&tasks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (traced && !__sync_lock_test_and_set(&traced->marked, 1))
+		__sync_fetch_and_add(&live, 1);
+	return 0;
+}
+
+/* Run by user space on itself: the object mapped at an address of its own. */
+SEC("raw_tp")
+int identify(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct mapping m = {};
+
+	if (bpf_find_vma(bpf_get_current_task_btf(), ctx->args[0], read_mapping, &m, 0))
+		return OBJECT_UNKNOWN;
+	return object_of(&m);
+}

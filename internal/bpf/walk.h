@@ -1,0 +1,533 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Walking a user stack in the kernel, without frame pointers.
+ *
+ * An address becomes an object and an offset into its file through the
+ * kernel's own mappings (bpf_find_vma), so dlopen, dlclose, fork and exec need
+ * no bookkeeping here. The offset finds an unwind row by binary search, the
+ * row names a rule, and the rule leads to the caller's frame. What an address
+ * resolved to is remembered per CPU, so that a call site costs the search
+ * once.
+ *
+ * Invariants:
+ *  - Programs that include this file run with preemption disabled (tracepoint
+ *    and syscall entry programs do), so per-CPU memory is theirs alone.
+ *  - A struct code in the cache is valid for one `space`: the identifier of an
+ *    address space as long as its executable mappings do not change. Whoever
+ *    may have changed them gets a new space (see space_of in trace.bpf.c).
+ *  - objects[id] is written by user space once, after its blocks and rules:
+ *    a reader that sees OBJECT_READY sees the rows.
+ *  - Stack memory is read without faulting. What cannot be read ends the walk
+ *    with a reason; nothing is guessed.
+ *
+ * internal/cfi has the same walk in Go: its specification and test oracle.
+ */
+#pragma once
+
+#include "kernel.h"
+#include <bpf/bpf_helpers.h>
+
+#define MAX_FRAMES 128
+#define MAX_OBJECTS 16384
+#define MAX_RULES 65536
+#define BLOCK_ROWS 512     /* rows in a block: one page */
+#define SHARD_BLOCKS 512   /* blocks in a shard: 2 MiB, made when needed */
+#define MAX_SHARDS 256     /* 67 million rows */
+#define CACHE_SLOTS 4096   /* a power of two */
+
+/* Objects that no file backs. Files are numbered from OBJECT_FIRST_FILE. */
+enum object_id {
+	OBJECT_UNKNOWN,
+	OBJECT_ANONYMOUS,
+	OBJECT_VDSO,
+	OBJECT_FIRST_FILE,
+};
+
+enum object_flags {
+	OBJECT_READY = 1,
+	OBJECT_CONDUIT = 2,
+};
+
+/* How a rule finds the canonical frame address (CFA): see internal/cfi. */
+enum rule_kind {
+	RULE_NONE,     /* nothing known: try the frame pointer */
+	RULE_END,      /* the outermost frame */
+	RULE_REGISTER, /* CFA = reg + cfa_offset */
+	RULE_DEREF,    /* CFA = *(reg + cfa_offset) + cfa_addend */
+	RULE_PLT,      /* CFA = rsp + cfa_offset + ((ip & 15) >= cfa_addend) * 8 */
+	RULE_SIGNAL,   /* the kernel's rt_sigframe */
+};
+
+/* Offsets of the caller's rbp or rbx that are none. */
+enum saved {
+	SAVED_SAME = -0x7fffffff - 1,
+	SAVED_UNDEFINED,
+};
+
+enum rule_flags {
+	BP_AT_BP = 1,       /* the caller's rbp is at rbp + bp_offset */
+	BX_AT_BP = 2,       /* the caller's rbx is at rbp + bx_offset */
+	RA_IN_REGISTER = 4, /* the return address is in a register: frame 0 only */
+	STACK_SWITCH = 8,   /* the caller is on another stack */
+};
+
+/* DWARF register numbers that a rule may start from above frame 0. */
+enum dwarf_reg {
+	REG_BX = 3,
+	REG_BP = 6,
+	REG_SP = 7,
+};
+
+enum walk_end {
+	WALK_GOING,     /* not ended */
+	WALK_ORIGIN,    /* stopped at the first frame outside the conduits */
+	WALK_OUTERMOST, /* the outermost frame was reached */
+	WALK_DEPTH,     /* more than MAX_FRAMES frames */
+	WALK_UNMAPPED,  /* a return address outside executable mappings */
+	WALK_FAULT,     /* stack memory that is not readable */
+	WALK_STUCK,     /* the CFA does not move towards the stack's base */
+	WALK_NO_ROWS,   /* an object whose rows are not loaded yet */
+	WALK_BUSY,      /* the address space was being changed */
+	WALK_RULE,      /* a rule that needs a register which is not tracked */
+};
+
+struct row {
+	u32 offset;
+	u16 rule;
+	u16 region;
+};
+
+struct block {
+	struct row rows[BLOCK_ROWS];
+};
+
+struct rule {
+	u8 kind;
+	u8 reg;
+	u8 flags;
+	u8 pad;
+	s32 cfa_offset;
+	s32 cfa_addend;
+	s32 ra_offset;
+	s32 bp_offset;
+	s32 bx_offset;
+};
+
+struct object {
+	u32 flags;
+	u32 first_block;
+	u32 blocks;
+	u32 pad;
+};
+
+/* A file as the kernel knows it, whatever its path. */
+struct file_key {
+	u64 inode;
+	u64 size;
+	u32 device;
+	u32 pad;
+};
+
+/* What an address is: an object, the place in its file, the rule there. */
+struct code {
+	u64 address;
+	u32 space;
+	u32 object;
+	u32 offset;
+	u16 rule;
+	u16 flags;
+};
+
+struct frame {
+	u32 object;
+	u32 offset;
+};
+
+/* A register of the caller: its value, or where it was saved. It is read only
+ * when a rule starts from it. */
+struct saved_reg {
+	u64 value;
+	u32 in_memory;
+	u32 undefined;
+};
+
+struct walk {
+	u64 ip;
+	u64 sp;
+	struct saved_reg bp;
+	struct saved_reg bx;
+	u32 space;
+	u16 rule;
+	u8 exact;       /* ip is not a return address */
+	u8 end;         /* enum walk_end */
+	u8 stop;        /* stop at the origin */
+	u8 found;       /* the origin was met */
+	u8 started;     /* the current frame is recorded, its rule is known */
+	u8 pad;
+	u32 object;     /* of the current frame */
+	u32 depth;
+	u32 missing;    /* WALK_NO_ROWS: the object */
+	u32 pad2;
+	u64 chain;      /* hash over the sequence of objects */
+	struct frame via;    /* the last frame before the current object */
+	struct frame origin; /* the first frame outside the conduits */
+	struct frame frames[MAX_FRAMES];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, MAX_SHARDS);
+	__type(key, u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_ARRAY);
+		__uint(max_entries, SHARD_BLOCKS);
+		__uint(key_size, sizeof(u32));
+		__uint(value_size, sizeof(struct block));
+	});
+} shards SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_RULES);
+	__type(key, u32);
+	__type(value, struct rule);
+} rules SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_OBJECTS);
+	__type(key, u32);
+	__type(value, struct object);
+} objects SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_OBJECTS);
+	__type(key, struct file_key);
+	__type(value, u32);
+} files SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, CACHE_SLOTS);
+	__type(key, u32);
+	__type(value, struct code);
+} code_cache SEC(".maps");
+
+u32 next_object = OBJECT_FIRST_FILE;
+
+struct mapping {
+	struct file_key key;
+	u64 start;
+	u64 end;
+	u64 page_offset;
+	bool executable;
+	bool backed;
+	bool vdso;
+};
+
+static long read_mapping(struct task_struct *task, struct vm_area_struct *vma, struct mapping *m)
+{
+	struct file *file = vma->vm_file;
+
+	m->start = vma->vm_start;
+	m->end = vma->vm_end;
+	m->page_offset = vma->vm_pgoff;
+	m->executable = vma->vm_flags & VM_EXEC;
+	if (file) {
+		struct inode *inode = file->f_inode;
+
+		m->backed = true;
+		m->key.inode = inode->i_ino;
+		m->key.size = inode->i_size;
+		m->key.device = inode->i_sb->s_dev;
+	} else {
+		m->vdso = m->start == (u64)vma->vm_mm->context.vdso;
+	}
+	return 0;
+}
+
+/* The object behind a mapping; a file that was never seen gets a number. */
+static __always_inline u32 object_of(struct mapping *m)
+{
+	u32 *known, id;
+
+	if (!m->backed)
+		return m->vdso ? OBJECT_VDSO : OBJECT_ANONYMOUS;
+	known = bpf_map_lookup_elem(&files, &m->key);
+	if (known)
+		return *known;
+	id = __sync_fetch_and_add(&next_object, 1);
+	if (id >= MAX_OBJECTS)
+		return OBJECT_UNKNOWN;
+	if (bpf_map_update_elem(&files, &m->key, &id, BPF_NOEXIST) == 0)
+		return id;
+	known = bpf_map_lookup_elem(&files, &m->key); /* another CPU was faster */
+	return known ? *known : OBJECT_UNKNOWN;
+}
+
+static __always_inline struct block *block_at(u32 index)
+{
+	u32 shard = index / SHARD_BLOCKS, slot = index % SHARD_BLOCKS;
+	void *inner = bpf_map_lookup_elem(&shards, &shard);
+
+	return inner ? bpf_map_lookup_elem(inner, &slot) : NULL;
+}
+
+/* The rule of the last row at or below offset. */
+static __noinline u32 find_rule(u32 first, u32 blocks, u32 offset)
+{
+	u32 low = 0, high = blocks;
+	struct block *block;
+
+	if (!blocks)
+		return 0;
+	for (int i = 0; i < 18 && high - low > 1; i++) {
+		u32 middle = low + (high - low) / 2;
+
+		block = block_at(first + middle);
+		if (!block)
+			return 0;
+		if (block->rows[0].offset <= offset)
+			low = middle;
+		else
+			high = middle;
+	}
+	block = block_at(first + low);
+	if (!block || block->rows[0].offset > offset)
+		return 0;
+	low = 0;
+	for (u32 half = BLOCK_ROWS / 2; half; half /= 2) {
+		u32 next = (low + half) & (BLOCK_ROWS - 1);
+
+		if (block->rows[next].offset <= offset)
+			low = next;
+	}
+	return block->rows[low & (BLOCK_ROWS - 1)].rule;
+}
+
+/* Fill code for an address that the cache does not have. */
+static __noinline int resolve(u64 address, struct walk *w, struct code *code)
+{
+	struct mapping m = {};
+	struct object *object;
+	long err;
+
+	if (!code || !w)
+		return WALK_UNMAPPED;
+	err = bpf_find_vma(bpf_get_current_task_btf(), address, read_mapping, &m, 0);
+	if (err == -16 /* EBUSY */)
+		return WALK_BUSY;
+	if (err || !m.executable)
+		return WALK_UNMAPPED;
+
+	u32 id = object_of(&m);
+
+	object = bpf_map_lookup_elem(&objects, &id);
+	if (!object || !(object->flags & OBJECT_READY)) {
+		w->missing = id;
+		return WALK_NO_ROWS;
+	}
+	code->space = 0; /* never valid half-written */
+	code->address = address;
+	code->object = id;
+	code->offset = id == OBJECT_ANONYMOUS ? 0 : address - m.start + (m.page_offset << 12);
+	code->flags = object->flags;
+	code->rule = find_rule(object->first_block, object->blocks, code->offset);
+	code->space = w->space;
+	return WALK_GOING;
+}
+
+static __always_inline int read_reg(struct saved_reg *reg, u64 *value)
+{
+	if (reg->undefined)
+		return WALK_RULE;
+	*value = reg->value;
+	if (reg->in_memory && bpf_probe_read_user(value, sizeof(*value), (void *)reg->value))
+		return WALK_FAULT;
+	return WALK_GOING;
+}
+
+static __always_inline void restore_reg(struct saved_reg *reg, s32 offset, u64 base)
+{
+	if (offset == SAVED_SAME)
+		return;
+	reg->undefined = offset == SAVED_UNDEFINED;
+	reg->in_memory = 1;
+	reg->value = base + offset;
+}
+
+static __always_inline int leave_signal_frame(struct walk *w)
+{
+	u64 context = w->sp, saved[2];
+
+	/* struct ucontext: rbp at 120, rbx at 128, rsp at 160, rip at 168 */
+	if (bpf_probe_read_user(saved, sizeof(saved), (void *)(context + 160)))
+		return WALK_FAULT;
+	restore_reg(&w->bp, 120, context);
+	restore_reg(&w->bx, 128, context);
+	w->sp = saved[0];
+	w->ip = saved[1];
+	w->exact = 1;
+	return WALK_GOING;
+}
+
+/* Code without rows (JIT): rbp points at the caller's rbp and return address. */
+static __always_inline int leave_by_frame_pointer(struct walk *w)
+{
+	u64 bp, saved[2];
+	int err = read_reg(&w->bp, &bp);
+
+	if (err)
+		return err;
+	if (!bp)
+		return WALK_OUTERMOST;
+	if (bp < w->sp || bp & 7)
+		return WALK_STUCK;
+	if (bpf_probe_read_user(saved, sizeof(saved), (void *)bp))
+		return WALK_FAULT;
+	w->bp.value = saved[0];
+	w->bp.in_memory = 0;
+	w->bx.undefined = 1;
+	w->sp = bp + 16;
+	w->ip = saved[1];
+	w->exact = 0;
+	return WALK_GOING;
+}
+
+static __always_inline int leave_by_rule(struct walk *w, struct rule *rule)
+{
+	u64 cfa = w->sp, bp = 0;
+	int err = WALK_GOING;
+
+	if (rule->flags & RA_IN_REGISTER)
+		return WALK_RULE;
+	if (rule->reg == REG_BP || rule->flags & (BP_AT_BP | BX_AT_BP))
+		err = read_reg(&w->bp, &bp);
+	if (err)
+		return err;
+	if (rule->kind == RULE_PLT) {
+		cfa += rule->cfa_offset + ((w->ip & 15) >= rule->cfa_addend ? 8 : 0);
+	} else {
+		if (rule->reg == REG_BP)
+			cfa = bp;
+		else if (rule->reg == REG_BX)
+			err = read_reg(&w->bx, &cfa);
+		else if (rule->reg != REG_SP)
+			err = WALK_RULE;
+		if (err)
+			return err;
+		cfa += rule->cfa_offset;
+	}
+	if (rule->kind == RULE_DEREF) {
+		if (bpf_probe_read_user(&cfa, sizeof(cfa), (void *)cfa))
+			return WALK_FAULT;
+		cfa += rule->cfa_addend;
+	}
+	if (cfa < w->sp && !(rule->flags & STACK_SWITCH))
+		return WALK_STUCK;
+	if (bpf_probe_read_user(&w->ip, sizeof(w->ip), (void *)(cfa + rule->ra_offset)))
+		return WALK_FAULT;
+	restore_reg(&w->bp, rule->bp_offset, rule->flags & BP_AT_BP ? bp : cfa);
+	restore_reg(&w->bx, rule->bx_offset, rule->flags & BX_AT_BP ? bp : cfa);
+	w->sp = cfa;
+	w->exact = 0;
+	return w->ip ? WALK_GOING : WALK_OUTERMOST;
+}
+
+/* From the current frame to its caller's. */
+static __always_inline int leave(struct walk *w)
+{
+	u32 index = w->rule;
+	struct rule *rule = bpf_map_lookup_elem(&rules, &index);
+
+	if (!rule || rule->kind == RULE_NONE)
+		return leave_by_frame_pointer(w);
+	if (rule->kind == RULE_END)
+		return WALK_OUTERMOST;
+	if (rule->kind == RULE_SIGNAL)
+		return leave_signal_frame(w);
+	return leave_by_rule(w, rule);
+}
+
+/* Record the frame that ip is in. */
+static __always_inline int enter(struct walk *w)
+{
+	u64 address = w->ip - !w->exact; /* a call is charged where it was made */
+	u32 slot = (address ^ (address >> 12)) & (CACHE_SLOTS - 1);
+	struct code *code = bpf_map_lookup_elem(&code_cache, &slot);
+	u32 n = w->depth;
+
+	if (!code)
+		return WALK_UNMAPPED;
+	if (code->address != address || code->space != w->space) {
+		int err = resolve(address, w, code);
+
+		if (err)
+			return err;
+	}
+	if (n >= MAX_FRAMES)
+		return WALK_DEPTH;
+	if (code->object != w->object) {
+		if (n)
+			w->via = w->frames[(n - 1) & (MAX_FRAMES - 1)];
+		w->object = code->object;
+		w->chain = (w->chain ^ code->object) * 0x100000001b3ULL;
+	}
+	w->frames[n & (MAX_FRAMES - 1)] = (struct frame){ code->object, code->offset };
+	w->depth = n + 1;
+	w->rule = code->rule;
+	w->started = 1;
+	if (w->found || (code->flags & OBJECT_CONDUIT))
+		return WALK_GOING;
+	w->found = 1;
+	w->origin = (struct frame){ code->object, code->offset };
+	return w->stop ? WALK_ORIGIN : WALK_GOING;
+}
+
+struct walk_ctx {
+	struct walk *walk;
+};
+
+static long walk_frame(u32 i, struct walk_ctx *ctx)
+{
+	struct walk *w = ctx->walk;
+	int end = WALK_GOING;
+
+	if (w->started)
+		end = leave(w);
+	if (!end)
+		end = enter(w);
+	w->end = end;
+	return end != WALK_GOING;
+}
+
+/* Walk on from where the walk is, to the origin (stop) or to the end. */
+static __always_inline void walk_on(struct walk *w)
+{
+	struct walk_ctx ctx = { .walk = w };
+
+	w->end = WALK_GOING;
+	bpf_loop(MAX_FRAMES + 1, walk_frame, &ctx, 0);
+	if (w->end == WALK_GOING)
+		w->end = WALK_DEPTH;
+}
+
+static __always_inline void walk_start(struct walk *w, struct pt_regs *regs, u32 space, bool stop)
+{
+	w->ip = regs->ip;
+	w->sp = regs->sp;
+	w->bp = (struct saved_reg){ .value = regs->bp };
+	w->bx = (struct saved_reg){ .value = regs->bx };
+	w->space = space;
+	w->exact = 0; /* ip is behind the instruction, like a return address */
+	w->stop = stop;
+	w->found = 0;
+	w->started = 0;
+	w->object = 0;
+	w->depth = 0;
+	w->missing = 0;
+	w->chain = 0xcbf29ce484222325ULL;
+	w->via = (struct frame){};
+	w->origin = (struct frame){};
+}
