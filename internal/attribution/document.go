@@ -75,7 +75,8 @@ type Syscall struct {
 	// ABI is the table that NR belongs to; it differs from the program's arch
 	// for int 0x80 and x32 calls of a 64-bit program.
 	ABI ABI `json:"abi"`
-	// NR is the number in the ABI's table.
+	// NR is the number in the ABI's table, as the program passes it: with bit
+	// 30 set for x32.
 	NR int `json:"nr"`
 	// Count is the number of calls seen, 0 where only static evidence exists.
 	Count uint64 `json:"count"`

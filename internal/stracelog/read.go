@@ -1,0 +1,456 @@
+package stracelog
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+
+	"bulkhead/internal/attribution"
+	"bulkhead/internal/syscalls"
+)
+
+const (
+	// maxLine bounds a line in bytes; strace -s makes them long.
+	maxLine = 16 << 20
+	// maxForeign is the number of lines after which a file without a single
+	// system call is said to be no log of strace.
+	maxForeign = 10000
+)
+
+// Options say what a log does not.
+type Options struct {
+	Conduits attribution.Conduits
+	// ABI is that of the programs in the log.
+	ABI syscalls.ABI
+}
+
+// Read reads the log of strace -f -k. It holds what was found, not the log. A
+// file that is no such log is an error.
+func Read(r io.Reader, o Options) (*attribution.Document, error) {
+	l := &log{
+		abi:       o.ABI,
+		frames:    frames{conduits: o.Conduits, known: make(map[string]*frame)},
+		processes: make(map[int]*process),
+		byExec:    make(map[string]*image),
+		orphans:   make(map[int]*image),
+		calls:     make(map[callName]attribution.Call),
+	}
+	if err := l.read(r); err != nil {
+		return nil, fmt.Errorf("read strace log: %w", err)
+	}
+	return l.document(), nil
+}
+
+// log is the state of the processes at a line.
+type log struct {
+	abi       syscalls.ABI
+	frames    frames
+	processes map[int]*process
+	last      *process // of the last line
+	images    []*image // in the order of their first exec
+	byExec    map[string]*image
+	orphans   map[int]*image // of processes that appeared before their parent's fork returned
+	calls     map[callName]attribution.Call
+
+	open   *event   // the call whose stack is being read
+	stack  []*frame // of open
+	broken []byte   // a call that strace's own words interrupted
+
+	lines, seen, stacked int
+	lost                 uint64
+}
+
+type callName struct {
+	abi  syscalls.ABI
+	name string
+}
+
+// process is a thread, in strace's words a tracee.
+type process struct {
+	pid     int
+	image   *image
+	abi     syscalls.ABI
+	pending *event // has begun
+	held    *event // does not return; its stack follows at the exit
+}
+
+// event is one system call.
+type event struct {
+	call    attribution.Call
+	process *process
+	image   *image // nil for strace's own execve
+	exec    string // the path, of an execve
+	forks   bool
+}
+
+func (l *log) read(r io.Reader) error {
+	in := bufio.NewReaderSize(r, 1<<20)
+	var long []byte
+	for {
+		b, err := in.ReadSlice('\n')
+		if errors.Is(err, bufio.ErrBufferFull) {
+			if long = append(long, b...); len(long) > maxLine {
+				return fmt.Errorf("line %d is longer than %d MB: not a log of strace", l.lines+1, maxLine>>20)
+			}
+			continue
+		}
+		if len(long) > 0 {
+			long = append(long, b...)
+			b, long = long, long[:0]
+		}
+		if len(b) > 0 {
+			l.line(bytes.TrimRight(b, "\r\n"))
+		}
+		if l.seen == 0 && l.lines >= maxForeign {
+			return fmt.Errorf("no system call in the first %d lines: not a log of strace", l.lines)
+		}
+		if errors.Is(err, io.EOF) {
+			return l.end()
+		}
+		if err != nil {
+			return fmt.Errorf("line %d: %w", l.lines, err)
+		}
+	}
+}
+
+func (l *log) end() error {
+	l.finish()
+	for _, pid := range slices.Sorted(maps.Keys(l.processes)) {
+		l.drop(l.processes[pid])
+	}
+	switch {
+	case l.seen == 0:
+		return errors.New("no system call in it: not a log of strace")
+	case l.stacked == 0:
+		return errors.New("no stack in it: record with strace -f -k -o FILE")
+	}
+	return nil
+}
+
+func (l *log) line(b []byte) {
+	l.lines++
+	if bytes.HasPrefix(b, framePrefix) {
+		if l.open != nil {
+			l.stack = append(l.stack, l.frames.parse(b))
+		}
+		return
+	}
+	l.finish()
+	if len(l.broken) > 0 {
+		b = append(l.broken, b...)
+		l.broken = nil
+	}
+	if head, ok := l.cutInterrupted(b); ok {
+		l.broken = bytes.Clone(head)
+		return
+	}
+	p := parseLine(b)
+	switch p.kind {
+	case attached:
+		l.attach(p.other, l.last)
+	case mode:
+		l.find(p.other).abi = l.modeABI(p.name)
+	case other:
+		// Output of the program itself may stand between strace's lines.
+		if p.pid != 0 || bytes.Contains(b, []byte(") = ")) {
+			l.lost++
+		}
+	default:
+		l.event(l.find(p.pid), p)
+	}
+}
+
+// cutInterrupted finds a call in whose middle strace says that it follows a
+// new process: "clone(flags=…strace: Process 12 attached", the rest on the next
+// line.
+func (l *log) cutInterrupted(b []byte) (head []byte, ok bool) {
+	at := bytes.LastIndex(b, []byte("strace: Process "))
+	if at <= 0 || !bytes.HasSuffix(b, []byte(" attached")) {
+		return nil, false
+	}
+	n := parseLine(b[at:])
+	head = b[:at]
+	if h := parseLine(head); n.kind == attached && h.kind == call {
+		l.attach(n.other, l.find(h.pid))
+		return head, true
+	}
+	return nil, false
+}
+
+func (l *log) event(p *process, e line) {
+	l.last = p
+	switch e.kind {
+	case call:
+		l.begin(p, e)
+		l.complete(p, e.result)
+	case unfinished:
+		l.begin(p, e)
+	case resumed:
+		if p.pending == nil {
+			l.begin(p, e)
+		}
+		l.complete(p, e.result)
+	case exited:
+		l.exit(p)
+	case superseded:
+		l.supersede(p, e.other)
+	}
+}
+
+// begin notes a call. The first execve of a process that appeared with it is
+// strace's own.
+func (l *log) begin(p *process, e line) {
+	l.release(p)
+	l.seen++
+	c, ok := l.call(e.name, p.abi)
+	if !ok {
+		l.lost++
+		return
+	}
+	p.pending = &event{call: c, process: p, image: p.image}
+	switch c.Name {
+	case "execve", "execveat":
+		p.pending.exec = execPath(e.args)
+	case "fork", "vfork", "clone", "clone3":
+		p.pending.forks = true
+	}
+	if p.image == nil && p.pending.exec == "" {
+		p.pending.image = l.newImage("")
+		p.image = p.pending.image
+	}
+}
+
+// complete takes the result and opens the call for its stack.
+func (l *log) complete(p *process, result []byte) {
+	e := p.pending
+	if e == nil {
+		return
+	}
+	p.pending = nil
+	if bytes.HasPrefix(result, []byte("?")) {
+		p.held = e
+	}
+	l.open = e
+	value, _ := cutNumber(result)
+	switch {
+	case e.exec != "" && value == 0:
+		p.image, p.abi = l.imageOf(e.exec), l.abi
+	case e.forks && value > 0 && value <= maxPID:
+		l.adopt(value, p)
+	}
+}
+
+// finish records the open call with the stack read.
+func (l *log) finish() {
+	e, stack := l.open, l.stack
+	l.open, l.stack = nil, l.stack[:0]
+	if e == nil {
+		return
+	}
+	if len(stack) > 0 {
+		l.stacked++
+	}
+	if p := e.process; p.held == e {
+		if len(stack) == 0 {
+			return // its stack follows at the exit
+		}
+		p.held = nil
+	}
+	e.record(stack)
+}
+
+func (e *event) record(stack []*frame) {
+	if e.image != nil {
+		e.image.add(e.call, stack)
+	}
+}
+
+// release records calls of p that will get no stack any more.
+func (l *log) release(p *process) {
+	for _, e := range []*event{p.held, p.pending} {
+		if e != nil {
+			e.record(nil)
+		}
+	}
+	p.held, p.pending = nil, nil
+}
+
+func (l *log) drop(p *process) {
+	l.release(p)
+	delete(l.processes, p.pid)
+}
+
+// exit opens the call that ended the process: strace took its stack at the
+// entry and prints it now.
+func (l *log) exit(p *process) {
+	if p.held == nil {
+		p.held = p.pending
+		p.pending = nil
+	}
+	l.open = p.held
+	p.held = nil
+	l.drop(p)
+}
+
+// supersede gives the process to the thread whose execve ends all others.
+func (l *log) supersede(p *process, thread int) {
+	t := l.processes[thread]
+	l.drop(p)
+	if t == nil {
+		return
+	}
+	delete(l.processes, thread)
+	t.pid = p.pid
+	l.processes[p.pid] = t
+}
+
+func (l *log) call(name []byte, abi syscalls.ABI) (attribution.Call, bool) {
+	if c, ok := l.calls[callName{abi, string(name)}]; ok {
+		return c, true
+	}
+	c, ok := callNamed(name, abi)
+	if ok {
+		l.calls[callName{abi, string(name)}] = c
+	}
+	return c, ok
+}
+
+func (l *log) modeABI(name []byte) syscalls.ABI {
+	switch string(name) {
+	case "32 bit":
+		return syscalls.I386
+	case "x32":
+		return syscalls.X32
+	case "64 bit":
+		return syscalls.AMD64
+	}
+	return l.abi
+}
+
+// find returns the process of a line; without a pid that is the only one left.
+func (l *log) find(pid int) *process {
+	if pid == 0 && len(l.processes) == 1 {
+		for _, p := range l.processes {
+			return p
+		}
+	}
+	if p := l.processes[pid]; p != nil {
+		return p
+	}
+	if pid == 0 && l.last != nil && l.processes[l.last.pid] == l.last {
+		return l.last
+	}
+	// strace names the first process as soon as there is another.
+	if first := l.processes[0]; first != nil {
+		delete(l.processes, 0)
+		first.pid = pid
+		l.processes[pid] = first
+		return first
+	}
+	return l.appear(pid)
+}
+
+// appear makes a process that the log has not spoken of. Before the line with
+// its parent's result, only the calls under way say who that is.
+func (l *log) appear(pid int) *process {
+	p := &process{pid: pid, abi: l.abi}
+	if len(l.processes) > 0 {
+		if p.image = l.forking(); p.image == nil {
+			p.image = l.newImage("")
+			l.orphans[pid] = p.image
+		}
+	}
+	l.processes[pid] = p
+	return p
+}
+
+// forking returns the image of the processes that are in a fork, if it is one.
+func (l *log) forking() *image {
+	var only *image
+	for _, p := range l.processes {
+		if p.pending == nil || !p.pending.forks {
+			continue
+		}
+		m := p.pending.image.canonical()
+		if only != nil && only != m {
+			return nil
+		}
+		only = m
+	}
+	return only
+}
+
+// attach notes a child of parent.
+func (l *log) attach(pid int, parent *process) {
+	if pid <= 0 || pid > maxPID || l.processes[pid] != nil || parent == nil || parent.image == nil {
+		return
+	}
+	l.processes[pid] = &process{pid: pid, abi: parent.abi, image: parent.image}
+}
+
+// adopt notes that the parent's fork returned a pid.
+func (l *log) adopt(pid int, parent *process) {
+	orphan := l.orphans[pid]
+	if orphan == nil {
+		l.attach(pid, parent)
+		return
+	}
+	delete(l.orphans, pid)
+	if own, real := orphan.canonical(), parent.image.canonical(); own != real {
+		own.same = real
+	}
+}
+
+func (l *log) newImage(exec string) *image {
+	m := newImage(exec, l.abi)
+	l.images = append(l.images, m)
+	return m
+}
+
+func (l *log) imageOf(exec string) *image {
+	m := l.byExec[exec]
+	if m == nil {
+		m = l.newImage(exec)
+		l.byExec[exec] = m
+	}
+	return m
+}
+
+func (l *log) document() *attribution.Document {
+	docs := make([]*attribution.Document, len(l.images))
+	for i, m := range l.images {
+		docs[i] = m.document()
+	}
+	if len(docs) > 0 {
+		docs[0].Programs[0].Losses.LostEvents += l.lost
+	}
+	return attribution.Merge(docs...)
+}
+
+// execPath reads the quoted path among the arguments of execve or execveat.
+func execPath(args []byte) string {
+	start := bytes.IndexByte(args, '"')
+	if start < 0 {
+		return attribution.Unknown
+	}
+	end := start + 1
+	for end < len(args) && args[end] != '"' {
+		if args[end] == '\\' {
+			end++
+		}
+		end++
+	}
+	if end >= len(args) {
+		return attribution.Unknown
+	}
+	path, err := strconv.Unquote(string(args[start : end+1]))
+	if err != nil || path == "" {
+		return attribution.Unknown
+	}
+	return path
+}
