@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,8 +31,12 @@ const (
 // Kernels lists every kernel that tests boot, oldest first.
 var Kernels = []Kernel{Kernel61, Kernel612}
 
-// vmLSM is the lsm= parameter of a booted kernel: Debian's default has no bpf.
-const vmLSM = "landlock,lockdown,yama,bpf"
+// vmParameters are the kernel's parameters. Debian's own list of security
+// modules has no bpf.
+var vmParameters = []string{
+	"console=ttyS0", "loglevel=6", "panic=-1", "rdinit=/init", "mitigations=off",
+	"lsm=landlock,lockdown,yama,bpf",
+}
 
 // ModuleRoot returns the folder that holds this module's go.mod.
 func ModuleRoot() (string, error) {
@@ -59,10 +64,11 @@ func ModuleRoot() (string, error) {
 // are kept, and symbolic links are followed. Nothing but busybox, /proc, /sys
 // and a tmpfs is there besides: cmd[0] is a static program or comes with what
 // [Closure] adds. timeout limits the whole run of the machine, boot included.
+// parameters are added to the kernel's command line, where the last of a kind counts.
 //
 // The test is skipped where qemu or the kernel image is missing (it fails there
 // when CI is set), and fails when the machine dies or exceeds timeout.
-func BootVM(t testing.TB, kernel Kernel, files map[string]string, cmd []string, timeout time.Duration) (output string, exit int) {
+func BootVM(t testing.TB, kernel Kernel, files map[string]string, cmd []string, timeout time.Duration, parameters ...string) (output string, exit int) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("booting a virtual machine takes seconds: not run with -short")
@@ -82,7 +88,7 @@ func BootVM(t testing.TB, kernel Kernel, files map[string]string, cmd []string, 
 		t.Fatal(err)
 	}
 	defer unlock()
-	output, exit, err = vm.run(timeout)
+	output, exit, err = vm.run(timeout, parameters)
 	if err != nil {
 		t.Fatalf("Linux %s: %v\noutput:\n%s\nkernel log:\n%s", kernel, err, output, vm.consoleTail())
 	}
@@ -180,15 +186,15 @@ func (m *machine) pack(files map[string]string, cmd []string) (err error) {
 }
 
 // run boots the machine and waits until it powers off.
-func (m *machine) run(timeout time.Duration) (output string, exit int, err error) {
+func (m *machine) run(timeout time.Duration, parameters []string) (output string, exit int, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	command := exec.CommandContext(ctx, m.qemu,
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-machine", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "1024",
+		"-machine", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "2048",
 		"-device", "virtio-rng-pci",
 		"-kernel", m.image, "-initrd", m.initrd,
-		"-append", "console=ttyS0 loglevel=6 panic=-1 rdinit=/init mitigations=off lsm="+vmLSM,
+		"-append", strings.Join(append(slices.Clone(vmParameters), parameters...), " "),
 		"-serial", "file:"+m.console, "-serial", "file:"+m.serial)
 	// A test binary that is killed must not leave an emulator behind. The signal
 	// follows the thread that forked, so that one has to stay.
