@@ -56,12 +56,22 @@ func executable(f *objfile.File) segments {
 	return segs
 }
 
-// readEhFrame parses a file's .eh_frame: by its section header, or by PT_GNU_EH_FRAME where section headers were
-// stripped. The result is empty when there is none.
+// readEhFrame parses a file's .eh_frame. The result is empty when there is none.
 func readEhFrame(f *objfile.File) (*ehFrame, error) {
-	var data []byte
-	var addr uint64
-	var err error
+	data, addr, err := ehFrameData(f)
+	if err != nil {
+		return nil, err
+	}
+	e, err := parseEhFrame(data, addr)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Name, err)
+	}
+	return e, nil
+}
+
+// ehFrameData returns .eh_frame and its address: by its section header, or by PT_GNU_EH_FRAME where section headers were
+// stripped. It is empty when there is none.
+func ehFrameData(f *objfile.File) (data []byte, addr uint64, err error) {
 	if s := f.Section(".eh_frame"); s != nil && s.Type != elf.SHT_NOBITS {
 		addr = s.Addr
 		data, err = f.Bytes(s)
@@ -69,13 +79,9 @@ func readEhFrame(f *objfile.File) (*ehFrame, error) {
 		data, addr, err = ehFrameBySegment(f)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: reading .eh_frame: %w", f.Name, err)
+		return nil, 0, fmt.Errorf("%s: reading .eh_frame: %w", f.Name, err)
 	}
-	e, err := parseEhFrame(data, addr)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", f.Name, err)
-	}
-	return e, nil
+	return data, addr, nil
 }
 
 // ehFrameBySegment follows .eh_frame_hdr (LSB, "The .eh_frame_hdr section") to .eh_frame, whose end is its terminator or

@@ -1,0 +1,341 @@
+package cfi
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"bulkhead/internal/objfile"
+)
+
+// liveProcess resolves the addresses of a running process from its memory map.
+type liveProcess struct {
+	pid     int
+	areas   []liveArea
+	objects map[string]*liveObject
+}
+
+type liveArea struct {
+	begin, end, offset uint64
+	object             *liveObject // nil when no file backs it
+}
+
+type liveObject struct {
+	file       *objfile.File
+	table      *Table
+	symbolizer *objfile.Symbolizer
+}
+
+func newLiveProcess(t *testing.T, pid int) *liveProcess {
+	t.Helper()
+	p := &liveProcess{pid: pid, objects: map[string]*liveObject{}}
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(maps)) {
+		fields := strings.Fields(line)
+		if len(fields) < 5 || !strings.Contains(fields[1], "x") {
+			continue
+		}
+		from, to, _ := strings.Cut(fields[0], "-")
+		a := liveArea{}
+		a.begin, _ = strconv.ParseUint(from, 16, 64)
+		a.end, _ = strconv.ParseUint(to, 16, 64)
+		a.offset, _ = strconv.ParseUint(fields[2], 16, 64)
+		if len(fields) > 5 && strings.HasPrefix(fields[5], "/") {
+			a.object = p.object(t, fields[5])
+		}
+		p.areas = append(p.areas, a)
+	}
+	return p
+}
+
+func (p *liveProcess) object(t *testing.T, path string) *liveObject {
+	t.Helper()
+	if o := p.objects[path]; o != nil {
+		return o
+	}
+	f, err := objfile.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	o := &liveObject{file: f}
+	if o.table, err = Build(f); err != nil {
+		t.Fatal(err)
+	}
+	if o.symbolizer, err = f.Symbolizer(); err != nil {
+		t.Logf("%s: %v", path, err)
+	}
+	p.objects[path] = o
+	return o
+}
+
+func (p *liveProcess) area(addr uint64) *liveArea {
+	i := slices.IndexFunc(p.areas, func(a liveArea) bool { return a.begin <= addr && addr < a.end })
+	if i < 0 {
+		return nil
+	}
+	return &p.areas[i]
+}
+
+func (p *liveProcess) resolve(addr uint64) (*Table, uint64, bool) {
+	a := p.area(addr)
+	if a == nil {
+		return nil, 0, false
+	}
+	if a.object == nil {
+		return nil, 0, true
+	}
+	return a.object.table, addr - a.begin + a.offset, true
+}
+
+// name returns the function at an address.
+func (p *liveProcess) name(addr uint64) string {
+	a := p.area(addr)
+	if a == nil || a.object == nil {
+		return "[anonymous]"
+	}
+	vaddr, ok := a.object.file.OffsetToVaddr(addr - a.begin + a.offset)
+	if ok && a.object.symbolizer != nil {
+		if name, _, ok := a.object.symbolizer.Lookup(vaddr); ok {
+			return name
+		}
+	}
+	return filepath.Base(a.object.file.Name) + "+?"
+}
+
+// stopped waits until a thread of the process is blocked in a system call, stops that thread and returns its registers and
+// id.
+func stopped(t *testing.T, pid int, call int) (int, Regs) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	tid := 0
+	for tid == 0 {
+		if time.Now().After(deadline) {
+			t.Fatalf("process %d does not enter system call %d", pid, call)
+		}
+		time.Sleep(2 * time.Millisecond)
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", pid))
+		for _, task := range tasks {
+			b, _ := os.ReadFile(task)
+			if nr, _, _ := strings.Cut(string(b), " "); nr == strconv.Itoa(call) {
+				tid, _ = strconv.Atoi(filepath.Base(filepath.Dir(task)))
+			}
+		}
+	}
+	if err := unix.PtraceSeize(tid); err != nil {
+		t.Fatalf("seizing thread %d: %v", tid, err)
+	}
+	if err := unix.PtraceInterrupt(tid); err != nil {
+		t.Fatalf("interrupting thread %d: %v", tid, err)
+	}
+	var status unix.WaitStatus
+	if _, err := unix.Wait4(tid, &status, unix.WALL, nil); err != nil || !status.Stopped() {
+		t.Fatalf("waiting for thread %d: status %#x, %v", tid, status, err)
+	}
+	var r unix.PtraceRegs
+	if err := unix.PtraceGetRegs(tid, &r); err != nil {
+		t.Fatal(err)
+	}
+	return tid, Regs{
+		GPR: [16]uint64{r.Rax, r.Rdx, r.Rcx, r.Rbx, r.Rsi, r.Rdi, r.Rbp, r.Rsp, r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15},
+		IP:  r.Rip, InSyscall: int64(r.Orig_rax) >= 0,
+	}
+}
+
+// unwindLive starts a program, waits for it to block in a system call and unwinds that thread.
+func unwindLive(t *testing.T, call int, program string, args ...string) (names []string, frames []Frame, err error) {
+	t.Helper()
+	runtime.LockOSThread() // ptrace belongs to a thread
+	defer runtime.UnlockOSThread()
+	cmd := exec.Command(program, args...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	}()
+	tid, regs := stopped(t, cmd.Process.Pid, call)
+	p := newLiveProcess(t, cmd.Process.Pid)
+	frames, err = Unwind(regs, NewProcessMemory(tid), p.resolve, 128)
+	for _, f := range frames {
+		name := p.name(f.PC)
+		if f.Guessed {
+			name += " (guessed)"
+		}
+		names = append(names, name)
+	}
+	unix.PtraceDetach(tid)
+	return names, frames, err
+}
+
+// compile builds a C fixture.
+func compile(t *testing.T, compiler, source string, flags ...string) string {
+	t.Helper()
+	if _, err := exec.LookPath(compiler); err != nil {
+		t.Skip(err)
+	}
+	out := filepath.Join(t.TempDir(), "fixture")
+	args := append([]string{"-w", "-o", out, filepath.Join("testdata", source)}, flags...)
+	if b, err := exec.Command(compiler, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %v: %v\n%s", compiler, args, err, b)
+	}
+	return out
+}
+
+// checkChain wants exactly these names, where "*" stands for any number of frames, and a walk that reached the outermost
+// frame.
+func checkChain(t *testing.T, names []string, err error, want ...string) {
+	t.Helper()
+	if err != nil {
+		t.Errorf("walk broke off: %v", err)
+	}
+	at := 0
+	for i := 0; i < len(want); i++ {
+		if want[i] == "*" {
+			continue
+		}
+		free := i == 0 || want[i-1] == "*"
+		found := -1
+		for j := at; j < len(names) && (free || j == at); j++ {
+			if names[j] == want[i] {
+				found = j
+				break
+			}
+		}
+		if found < 0 {
+			t.Fatalf("no %q at its place in %q, want %q", want[i], names, want)
+		}
+		at = found + 1
+	}
+	if at != len(names) && want[len(want)-1] != "*" {
+		t.Errorf("stack goes on after %q: %q", want[len(want)-1], names)
+	}
+}
+
+func TestLive(t *testing.T) {
+	builds := []struct {
+		name, compiler string
+		flags          []string
+		musl           bool
+	}{
+		{"O0", "gcc", []string{"-O0"}, false},
+		{"O2", "gcc", []string{"-O2", "-fomit-frame-pointer"}, false},
+		{"static", "gcc", []string{"-O2", "-static"}, false},
+		{"static-pie", "gcc", []string{"-O2", "-static-pie"}, false},
+		{"musl", "musl-gcc", []string{"-O2"}, true},
+		{"musl-static", "musl-gcc", []string{"-O2", "-static"}, true},
+		{"no-cfi", "musl-gcc", []string{"-O2", "-static", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"}, true},
+	}
+	fixtures := []struct {
+		source string
+		want   []string
+		glibc  bool // not for musl
+	}{
+		{"chain.c", []string{"*", "inner", "middle", "outer", "main", "*", "_start"}, false},
+		{"dynamic_stack.c", []string{"*", "inner", "middle", "outer", "main", "*", "_start"}, false},
+		{"signal.c", []string{"*", "inner", "handler", "*", "spin", "outer", "main", "*", "_start"}, false},
+		{"callback.c", []string{"*", "compare", "*", "outer", "main", "*", "_start"}, false},
+		{"tailcall.c", []string{"*", "inner", "middle", "*", "main", "*", "_start"}, false},
+		{"thread.c", []string{"*", "inner", "run", "*"}, false},
+		{"context.c", []string{"*", "inner", "run", "__start_context"}, true},
+	}
+	for _, b := range builds {
+		for _, f := range fixtures {
+			if f.glibc && b.musl {
+				continue
+			}
+			t.Run(b.name+"/"+f.source, func(t *testing.T) {
+				program := compile(t, b.compiler, f.source, append(b.flags, "-pthread")...)
+				names, _, err := unwindLive(t, unix.SYS_PAUSE, program)
+				t.Log(names)
+				checkChain(t, names, err, f.want...)
+				for _, name := range names {
+					if strings.HasSuffix(name, "(guessed)") {
+						t.Errorf("%s was reached without rows", name)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestLiveCalls(t *testing.T) {
+	calls := []struct {
+		how string
+		nr  int
+	}{
+		{"read", unix.SYS_READ}, {"write", unix.SYS_WRITE}, {"futex", unix.SYS_FUTEX},
+		{"printf", -1}, {"nanosleep", -2},
+	}
+	for _, compiler := range []string{"gcc", "musl-gcc"} {
+		for _, flags := range [][]string{{"-O2"}, {"-O2", "-static"}} {
+			program := ""
+			t.Run(compiler+strings.Join(flags, ""), func(t *testing.T) {
+				program = compile(t, compiler, "calls.c", append(flags, "-pthread")...)
+				for _, c := range calls {
+					nr := c.nr
+					switch {
+					case nr == -1 && compiler == "gcc":
+						nr = unix.SYS_WRITE
+					case nr == -1:
+						nr = unix.SYS_WRITEV
+					case nr == -2 && compiler == "gcc":
+						nr = unix.SYS_CLOCK_NANOSLEEP
+					case nr == -2:
+						nr = unix.SYS_NANOSLEEP
+					}
+					names, _, err := unwindLive(t, nr, program, c.how)
+					t.Log(c.how, names)
+					checkChain(t, names, err, "*", "block", "main", "*", "_start")
+				}
+			})
+		}
+	}
+}
+
+// TestLiveStackCopy unwinds from a captured stack instead of the process.
+func TestLiveStackCopy(t *testing.T) {
+	program := compile(t, "gcc", "chain.c", "-O2")
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.Command(program)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { cmd.Process.Kill(); cmd.Wait() }()
+	tid, regs := stopped(t, cmd.Process.Pid, unix.SYS_PAUSE)
+	p := newLiveProcess(t, cmd.Process.Pid)
+	stack := make([]byte, 2048)
+	base := regs.GPR[RegRSP] - 128 // the red zone
+	n, err := readProcess(tid, base, stack)
+	if err != nil {
+		t.Fatal(err)
+	}
+	live, err := Unwind(regs, NewProcessMemory(tid), p.resolve, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied, err := Unwind(regs, StackCopy{base, stack[:n]}, p.resolve, 64)
+	if err != nil || !slices.Equal(live, copied) {
+		t.Errorf("from a copy: %v, %v; live: %v", copied, err, live)
+	}
+	copied, err = Unwind(regs, StackCopy{base, stack[:200]}, p.resolve, 64)
+	var walk *WalkError
+	if !errors.As(err, &walk) || walk.Why != BreakMemory || !slices.Equal(copied, live[:len(copied)]) || len(copied) == 0 {
+		t.Errorf("from 200 bytes: %v, %v", copied, err)
+	}
+}
