@@ -57,10 +57,17 @@ u32 mark_pid = 0;
 /* Traced threads alive. */
 u64 live = 0;
 u32 next_space = 1;
+/* How often any address space got a new number. */
+u32 space_changes = 0;
 
 struct task {
 	u32 program; /* the object of the main executable; 0: not known yet */
 	u32 marked;
+	/* The thread's own copy of what space_of found, good while these hold. */
+	u64 mm;
+	u64 exec_pages;
+	u32 space_changes;
+	u32 space;
 };
 
 struct space {
@@ -230,15 +237,9 @@ static __noinline int increment(u32 program, u32 tally)
 	return 0;
 }
 
-/*
- * The space of the current address space. A change of its executable mappings
- * shows in mm->exec_vm, the number of executable pages: a dlclose and the
- * dlopen that takes its place are two system calls, each of which passes here.
- */
-static __always_inline u32 space_of(struct mm_struct *mm)
+static __noinline u32 look_up_space(u64 mm, u64 pages)
 {
-	u64 key = (u64)mm, pages = mm->exec_vm;
-	struct space *space = bpf_map_lookup_elem(&spaces, &key);
+	struct space *space = bpf_map_lookup_elem(&spaces, &mm);
 
 	if (space && space->exec_pages == pages)
 		return space->id;
@@ -248,13 +249,29 @@ static __always_inline u32 space_of(struct mm_struct *mm)
 		.id = __sync_fetch_and_add(&next_space, 1),
 	};
 
-	bpf_map_update_elem(&spaces, &key, &fresh, BPF_ANY);
+	bpf_map_update_elem(&spaces, &mm, &fresh, BPF_ANY);
+	__sync_fetch_and_add(&space_changes, 1);
 	return fresh.id;
 }
 
-static __always_inline u32 number_of(struct pid *pid)
+/*
+ * The space of the current address space. A change of its executable mappings
+ * shows in mm->exec_vm, the number of executable pages: a dlclose and the
+ * dlopen that takes its place are two system calls, each of which passes here.
+ * As long as no space has changed, threads need not look theirs up.
+ */
+static __always_inline u32 space_of(struct task *traced, struct mm_struct *mm)
 {
-	return BPF_CORE_READ(pid, numbers[0].nr);
+	u64 key = (u64)mm, pages = mm->exec_vm;
+	u32 changes = *(volatile u32 *)&space_changes;
+
+	if (traced->mm == key && traced->exec_pages == pages && traced->space_changes == changes)
+		return traced->space;
+	traced->space = look_up_space(key, pages);
+	traced->mm = key;
+	traced->exec_pages = pages;
+	traced->space_changes = changes;
+	return traced->space;
 }
 
 /* The number of a task in the tracer's PID namespace. */
@@ -468,18 +485,14 @@ static __always_inline u64 count_call(struct count_key *key)
 	return 0;
 }
 
-SEC("tp_btf/sys_enter")
-int BPF_PROG(sys_enter, struct pt_regs *regs, long nr)
+static __noinline int trace_call(struct task_struct *task, struct pt_regs *regs, long nr)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
 	struct count_key key = {};
 	struct task *traced;
 	struct walk *w;
 	u32 zero = 0;
 	u64 calls;
 
-	if (!task->bpf_storage)
-		return 0;
 	traced = bpf_task_storage_get(&tasks, task, 0, 0);
 	if (!traced || !task->mm)
 		return 0;
@@ -496,7 +509,7 @@ int BPF_PROG(sys_enter, struct pt_regs *regs, long nr)
 	else if (nr & X32_SYSCALL_BIT)
 		key.abi = ABI_X32;
 
-	walk_start(w, regs, space_of(task->mm), true);
+	walk_start(w, regs, space_of(traced, task->mm), true);
 	walk_on(w);
 	if (can_retry(w->end)) {
 		capture(task, regs, &key, CAPTURE_COUNT | CAPTURE_CHAIN, w);
@@ -519,6 +532,15 @@ int BPF_PROG(sys_enter, struct pt_regs *regs, long nr)
 	if (stream)
 		send_call(task, &key);
 	return 0;
+}
+
+/* Short, because all processes on the machine run it. */
+SEC("tp_btf/sys_enter")
+int BPF_PROG(sys_enter, struct pt_regs *regs, long nr)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	return task->bpf_storage ? trace_call(task, regs, nr) : 0;
 }
 
 SEC("tp_btf/sched_process_fork")
@@ -565,6 +587,7 @@ int BPF_PROG(sched_process_exec, struct task_struct *task)
 	traced->program = 0;
 	mm = (u64)task->mm; /* maybe at the place of an older one */
 	bpf_map_delete_elem(&spaces, &mm);
+	__sync_fetch_and_add(&space_changes, 1);
 	return 0;
 }
 

@@ -237,9 +237,13 @@ type traceTallyKey struct {
 }
 
 type traceTask struct {
-	_       structs.HostLayout
-	Program uint32
-	Marked  uint32
+	_            structs.HostLayout
+	Program      uint32
+	Marked       uint32
+	Mm           uint64
+	ExecPages    uint64
+	SpaceChanges uint32
+	Space        uint32
 }
 
 type traceWalk struct {
@@ -323,6 +327,7 @@ const (
 	traceVarNextObject         = "next_object"
 	traceVarNextSpace          = "next_space"
 	traceVarPidLevel           = "pid_level"
+	traceVarSpaceChanges       = "space_changes"
 	traceVarStream             = "stream"
 	traceVarUnusedAbi          = "unused_abi"
 	traceVarUnusedBlock        = "unused_block"
@@ -421,6 +426,7 @@ type traceVariableSpecs struct {
 	NextObject         *ebpf.VariableSpec `ebpf:"next_object"`
 	NextSpace          *ebpf.VariableSpec `ebpf:"next_space"`
 	PidLevel           *ebpf.VariableSpec `ebpf:"pid_level"`
+	SpaceChanges       *ebpf.VariableSpec `ebpf:"space_changes"`
 	Stream             *ebpf.VariableSpec `ebpf:"stream"`
 	UnusedAbi          *ebpf.VariableSpec `ebpf:"unused_abi"`
 	UnusedBlock        *ebpf.VariableSpec `ebpf:"unused_block"`
@@ -504,6 +510,7 @@ type traceVariables struct {
 	NextObject         *ebpf.Variable `ebpf:"next_object"`
 	NextSpace          *ebpf.Variable `ebpf:"next_space"`
 	PidLevel           *ebpf.Variable `ebpf:"pid_level"`
+	SpaceChanges       *ebpf.Variable `ebpf:"space_changes"`
 	Stream             *ebpf.Variable `ebpf:"stream"`
 	UnusedAbi          *ebpf.Variable `ebpf:"unused_abi"`
 	UnusedBlock        *ebpf.Variable `ebpf:"unused_block"`

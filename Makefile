@@ -1,0 +1,34 @@
+# The two that do everything on a fresh Debian 12 machine with Go and root:
+#   make demo    trace a real server under a real load
+#   make test    all tests
+export CGO_ENABLED = 0
+
+bulkhead: FORCE
+	go build -trimpath -ldflags=-s -o bulkhead ./cmd/bulkhead
+
+demo: setup bulkhead
+	scripts/demo.sh
+
+test: setup generated
+	go vet ./...
+	go test -timeout 30m ./...
+
+# What the tests and the demo use: compilers for fixtures, the programs that are traced, the peers to compare with.
+setup:
+	scripts/setup.sh
+
+# The generated files that are checked in are what their sources give.
+generate:
+	go generate ./internal/bpf ./internal/syscalls
+generated: setup generate
+	git diff --exit-code -- internal/bpf internal/syscalls
+
+bench: setup bulkhead
+	scripts/bench.sh
+
+FUZZTIME ?= 10m
+fuzz:
+	scripts/fuzz.sh $(FUZZTIME)
+
+FORCE:
+.PHONY: FORCE demo test setup generate generated bench fuzz

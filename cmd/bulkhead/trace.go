@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"bulkhead/internal/attribution"
+	"bulkhead/internal/cfi"
+	"bulkhead/internal/trace"
+)
+
+type traceFlags struct {
+	output   outputFlags
+	pid      int
+	noFollow bool
+	chains   bool
+	stream   bool
+	conduits []string
+}
+
+func traceCommand() *cobra.Command {
+	var flags traceFlags
+	command := &cobra.Command{
+		Use:   "trace [flags] -- COMMAND [ARG...]",
+		Short: "Attribute every system call of a command or process to the library that caused it",
+		Long: `Trace runs a command, or attaches to a running process, and counts every system
+call by the library that caused it. The command's standard files, exit status
+and signals pass through; the result goes to standard error or to --out FILE.`,
+		Example: "  bulkhead trace -- redis-server --port 6390\n  bulkhead trace --pid 4711 -o json --out redis.json",
+		RunE:    func(_ *cobra.Command, args []string) error { return runTrace(&flags, args) },
+	}
+	flags.output.register(command)
+	command.Flags().IntVarP(&flags.pid, "pid", "p", 0, "trace all threads of the running process `PID`")
+	command.Flags().BoolVar(&flags.noFollow, "no-follow", false, "stay with the first process")
+	command.Flags().BoolVar(&flags.chains, "chains", false, "walk every stack to its end, not only a sample")
+	command.Flags().BoolVar(&flags.stream, "stream", false, "print each call as a line of JSON instead")
+	command.Flags().StringArrayVar(&flags.conduits, "conduit", nil, "do not charge libraries that match `PATTERN` (repeatable)")
+	return command
+}
+
+func runTrace(flags *traceFlags, args []string) error {
+	if (flags.pid != 0) == (len(args) != 0) {
+		return errors.New("give either a command or --pid PID: see bulkhead trace --help")
+	}
+	if err := flags.output.check(); err != nil {
+		return err
+	}
+	opts, err := flags.options()
+	if err != nil {
+		return err
+	}
+	var result *trace.Result
+	if flags.pid != 0 {
+		ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer cancel()
+		flags.output.stream = os.Stdout
+		result, err = trace.Process(ctx, flags.pid, opts)
+	} else {
+		result, err = traceChild(args, opts)
+	}
+	if err != nil {
+		return traceFailure(err)
+	}
+	if !flags.stream {
+		if err := flags.output.write(result.Document); err != nil {
+			return &failure{exitOwnFailure, err}
+		}
+	}
+	return passOn(result.State)
+}
+
+func (f *traceFlags) options() (trace.Options, error) {
+	conduits, err := attribution.NewConduits(f.conduits...)
+	if err != nil {
+		return trace.Options{}, err
+	}
+	log := func(format string, args ...any) { fmt.Fprintf(os.Stderr, "bulkhead: "+format+"\n", args...) }
+	cache, err := cfi.OpenCache("")
+	if err != nil {
+		log("starting without a cache: %v", err)
+	}
+	opts := trace.Options{Follow: !f.noFollow, EveryChain: f.chains, Conduits: conduits, Cache: cache, Log: log}
+	if f.stream {
+		opts.Stream = os.Stdout
+	}
+	return opts, nil
+}
+
+// traceChild runs the command. The first interrupt or termination is the command's: it is passed on, unless the terminal
+// has done that already. The second ends the trace.
+func traceChild(args []string, opts trace.Options) (*trace.Result, error) {
+	path, err := exec.LookPath(args[0])
+	if err != nil {
+		return nil, err
+	}
+	arrived := make(chan os.Signal, 8)
+	signal.Notify(arrived, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	defer signal.Stop(arrived)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	passed := make(chan os.Signal, 8)
+	go func() {
+		for n := 0; ; n++ {
+			s := <-arrived
+			if n > 0 {
+				cancel()
+			}
+			if (s == os.Interrupt || s == syscall.SIGQUIT) && inForeground() {
+				continue
+			}
+			passed <- s
+		}
+	}()
+	return trace.Command(ctx, path, args, passed, opts)
+}
+
+// inForeground tells whether the terminal's signals reach this process, and so the command, which is in its group.
+func inForeground() bool {
+	tty, err := os.Open("/dev/tty")
+	if err != nil {
+		return false
+	}
+	defer tty.Close()
+	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
+func traceFailure(err error) error {
+	status := exitOwnFailure
+	switch {
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		status = exitNotFound
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ENOEXEC):
+		status = exitNotExecutable
+	}
+	return &failure{status, err}
+}
+
+// passOn ends as the command did: with its exit status or by its signal.
+func passOn(state *os.ProcessState) error {
+	if state == nil {
+		return nil
+	}
+	status := state.Sys().(syscall.WaitStatus)
+	if !status.Signaled() {
+		if code := status.ExitStatus(); code != 0 {
+			return exitStatus(code)
+		}
+		return nil
+	}
+	// No second core file of our own.
+	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+	signal.Reset(status.Signal())
+	_ = unix.Kill(unix.Getpid(), status.Signal())
+	return exitStatus(128 + int(status.Signal()))
+}

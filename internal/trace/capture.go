@@ -1,0 +1,135 @@
+package trace
+
+import (
+	"bulkhead/internal/bpf"
+	"bulkhead/internal/cfi"
+)
+
+// capture is a stack that the kernel could not walk: the rows of an object were not loaded yet, or the mappings were
+// being changed. It is walked here, with the mappings as they were at that moment.
+type capture struct {
+	event  bpf.Event
+	end    bpf.WalkEnd
+	object bpf.ObjectID
+	regs   bpf.Registers
+	stack  []byte
+}
+
+func newCapture(r *bpf.Record) *capture {
+	return &capture{r.Event, r.End, r.Object, r.Regs, append([]byte(nil), r.Stack...)}
+}
+
+// bytes is what a queued capture holds, about.
+func (c *capture) bytes() int64 { return int64(len(c.stack)) + 256 }
+
+func (s *session) walkCaptures() {
+	defer s.walkers.Done()
+	for c := range s.captures {
+		s.walk(c)
+		s.room.Release(c.bytes())
+	}
+}
+
+// walk finishes what the kernel's walk could not.
+func (s *session) walk(c *capture) {
+	s.syncRecords()
+	pid := int(c.event.Pid)
+	if !s.spaces.known(pid) {
+		if _, err := s.spaces.snapshot(pid); err != nil {
+			s.opts.Log("a stack of process %d came without its mappings: %v", pid, err)
+		}
+	}
+	walked, err := cfi.Unwind(c.registers(), cfi.StackCopy{Base: c.regs.Sp, Data: c.stack}, s.resolver(c), maxFrames)
+	frames := make([]bpf.Frame, len(walked))
+	for i, f := range walked {
+		frames[i], _ = s.frame(c, f.PC)
+	}
+	if c.end == bpf.WalkNoRows && s.objects.get(c.object) == nil {
+		s.objects.giveUp(c.object)
+	}
+	s.account(c, frames, err == nil)
+}
+
+// account adds a walked capture to the observations, as the kernel does with what it walks itself.
+func (s *session) account(c *capture, frames []bpf.Frame, whole bool) {
+	key := c.event.Key
+	flags := bpf.CaptureFlags(c.event.Flags)
+	if flags&bpf.CaptureCount != 0 {
+		key.Origin, key.Via = s.charge(frames, whole)
+		s.seen.count(key)
+		if s.opts.Stream != nil {
+			event := c.event
+			event.Key = key
+			s.stream.call(&event)
+		}
+	}
+	if !whole {
+		s.seen.broken(key.Program)
+	}
+	s.seen.stack(key, frames, whole)
+}
+
+// charge finds the origin of a stack and the last frame before it; see DESIGN in docs/architecture.md.
+func (s *session) charge(frames []bpf.Frame, whole bool) (origin, via bpf.Frame) {
+	at := -1
+	for i, f := range frames {
+		if obj := s.objects.get(bpf.ObjectID(f.Object)); obj == nil || !obj.conduit {
+			at = i
+			break
+		}
+	}
+	if at < 0 {
+		if !whole || len(frames) == 0 {
+			if len(frames) > 0 {
+				via = frames[0]
+			}
+			return origin, via
+		}
+		at = len(frames) - 1 // conduits only: the outermost is the origin
+	}
+	origin = frames[at]
+	for i := at - 1; i >= 0; i-- {
+		if frames[i].Object != origin.Object {
+			return origin, frames[i]
+		}
+	}
+	return origin, via
+}
+
+// frame names the code at an address by object and file offset.
+func (s *session) frame(c *capture, address uint64) (bpf.Frame, *object) {
+	m, ok := s.spaces.find(int(c.event.Pid), address, c.event.Time)
+	if !ok {
+		return bpf.Frame{}, nil
+	}
+	obj := s.prepare(processMapping{int(c.event.Pid), m})
+	if obj == nil {
+		return bpf.Frame{}, nil
+	}
+	<-obj.loaded
+	if obj.id == bpf.ObjectAnonymous {
+		return bpf.Frame{Object: uint32(obj.id)}, obj
+	}
+	return bpf.Frame{Object: uint32(obj.id), Offset: uint32(address - m.start + m.offset)}, obj
+}
+
+func (s *session) resolver(c *capture) cfi.Resolver {
+	return func(address uint64) (*cfi.Table, uint64, bool) {
+		frame, obj := s.frame(c, address)
+		if obj == nil {
+			return nil, 0, false
+		}
+		return obj.table, uint64(frame.Offset), true
+	}
+}
+
+// registers puts the kernel's registers into DWARF's order.
+func (c *capture) registers() cfi.Regs {
+	r := &c.regs
+	return cfi.Regs{
+		GPR: [16]uint64{r.Ax, r.Dx, r.Cx, r.Bx, r.Si, r.Di, r.Bp, r.Sp,
+			r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15},
+		IP:        r.Ip,
+		InSyscall: true,
+	}
+}

@@ -1,0 +1,276 @@
+package trace
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"bulkhead/internal/attribution"
+	"bulkhead/internal/bpf"
+	"bulkhead/internal/cfi"
+	"bulkhead/internal/objfile"
+)
+
+// object is a file (or the vDSO) whose code the target runs. Its rows are loaded once; loaded is closed after that.
+type object struct {
+	id      bpf.ObjectID
+	path    string
+	buildID string
+	conduit bool
+	loaded  chan struct{}
+
+	// After loaded:
+	elf   *objfile.File // nil: not an ELF file
+	table *cfi.Table    // nil: no rows
+	err   error         // why there are no rows
+
+	symbols func() *objfile.Symbolizer
+}
+
+// objects knows the files by the kernel's number and by what perf records call them. Safe for concurrent use.
+type objects struct {
+	tracer   *bpf.Tracer
+	cache    *cfi.Cache
+	conduits attribution.Conduits
+	workers  chan struct{} // bounds the files that are read at once
+
+	mu     sync.Mutex
+	byID   map[bpf.ObjectID]*object
+	byFile map[fileID]*object
+}
+
+func newObjects(tracer *bpf.Tracer, cache *cfi.Cache, conduits attribution.Conduits) (*objects, error) {
+	o := &objects{
+		tracer: tracer, cache: cache, conduits: conduits,
+		workers: make(chan struct{}, runtime.NumCPU()),
+		byID:    map[bpf.ObjectID]*object{},
+		byFile:  map[fileID]*object{},
+	}
+	if err := o.addAnonymous(); err != nil {
+		return nil, err
+	}
+	if err := o.addVDSO(); err != nil {
+		return nil, err
+	}
+	return o, nil
+}
+
+// addAnonymous opens memory without a file for walks by frame pointer.
+func (o *objects) addAnonymous() error {
+	anonymous := o.add(bpf.ObjectAnonymous, attribution.Anonymous)
+	close(anonymous.loaded)
+	return o.tracer.LoadObject(anonymous.id, nil, false)
+}
+
+// addVDSO reads the vDSO from this process: the kernel maps the same one everywhere.
+func (o *objects) addVDSO() error {
+	vdso := o.add(bpf.ObjectVDSO, attribution.VDSO)
+	image, err := readVDSO()
+	if err == nil {
+		vdso.elf, err = objfile.NewFile(bytes.NewReader(image), int64(len(image)), attribution.VDSO)
+	}
+	o.finish(vdso, err)
+	return vdso.err
+}
+
+func readVDSO() ([]byte, error) {
+	mappings, err := readMaps(os.Getpid())
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range mappings {
+		if m.path != attribution.VDSO {
+			continue
+		}
+		memory, err := os.Open("/proc/self/mem")
+		if err != nil {
+			return nil, err
+		}
+		defer memory.Close()
+		image := make([]byte, m.end-m.start)
+		if _, err := memory.ReadAt(image, int64(m.start)); err != nil {
+			return nil, fmt.Errorf("read the vDSO: %w", err)
+		}
+		return image, nil
+	}
+	return nil, errors.New("no vDSO is mapped")
+}
+
+func (o *objects) add(id bpf.ObjectID, path string) *object {
+	obj := &object{id: id, path: path, conduit: o.conduits.Match(path), loaded: make(chan struct{})}
+	obj.symbols = sync.OnceValue(func() *objfile.Symbolizer {
+		if obj.elf == nil {
+			return nil
+		}
+		symbols, err := obj.elf.Symbolizer()
+		if err != nil {
+			return nil
+		}
+		return symbols
+	})
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.byID[id] = obj
+	return obj
+}
+
+// get returns the object with the kernel's number; nil if it never could be opened.
+func (o *objects) get(id bpf.ObjectID) *object {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.byID[id]
+}
+
+// openPath adds the file at a path and starts loading it.
+func (o *objects) openPath(path string) (*object, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return o.open(file, path)
+}
+
+// openMapping adds the file behind a mapping of a process and starts loading it. It is found even when it was deleted or
+// replaced, as long as the process has it mapped, and by its path after that.
+func (o *objects) openMapping(m processMapping) (*object, error) {
+	switch {
+	case m.path == attribution.VDSO:
+		return o.get(bpf.ObjectVDSO), nil
+	case m.file.inode == 0 || !strings.HasPrefix(m.path, "/"):
+		return o.get(bpf.ObjectAnonymous), nil
+	}
+	o.mu.Lock()
+	known, seen := o.byFile[m.file]
+	o.mu.Unlock()
+	if seen {
+		return known, nil
+	}
+	file, err := openMapped(m)
+	if err != nil {
+		return nil, err
+	}
+	obj, err := o.open(file, m.path)
+	if err != nil {
+		return nil, err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.byFile[m.file] = obj
+	return obj, nil
+}
+
+// openMapped opens a mapped file: the very one through map_files, or the path as long as it leads to the same inode.
+func openMapped(m processMapping) (*os.File, error) {
+	if file, err := os.Open(fmt.Sprintf("/proc/%d/map_files/%x-%x", m.pid, m.start, m.end)); err == nil {
+		return file, nil
+	}
+	var errs []error
+	for _, path := range []string{fmt.Sprintf("/proc/%d/root%s", m.pid, m.path), m.path} {
+		file, err := os.Open(path)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		var stat unix.Stat_t
+		if err := unix.Fstat(int(file.Fd()), &stat); err == nil && stat.Ino == m.file.inode {
+			return file, nil
+		}
+		file.Close()
+		errs = append(errs, fmt.Errorf("%s is another file by now", path))
+	}
+	return nil, errors.Join(errs...)
+}
+
+// open asks the kernel for the file's number and starts loading its rows.
+func (o *objects) open(file *os.File, path string) (*object, error) {
+	id, err := o.identify(file)
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if known := o.get(id); known != nil {
+		file.Close()
+		return known, nil
+	}
+	obj := o.add(id, path)
+	go func() {
+		o.workers <- struct{}{}
+		defer func() { <-o.workers }()
+		info, err := file.Stat()
+		if err == nil {
+			obj.elf, err = objfile.NewFile(file, info.Size(), path)
+		}
+		o.finish(obj, err)
+	}()
+	return obj, nil
+}
+
+// identify maps the file for a moment, so that the kernel names it as it will when the target maps it.
+func (o *objects) identify(file *os.File) (bpf.ObjectID, error) {
+	page, err := unix.Mmap(int(file.Fd()), 0, os.Getpagesize(), unix.PROT_READ, unix.MAP_PRIVATE)
+	if err != nil {
+		return bpf.ObjectUnknown, os.NewSyscallError("mmap", err)
+	}
+	defer unix.Munmap(page)
+	return o.tracer.Identify(page)
+}
+
+// finish makes the rows of an object whose ELF file was opened, or not, and gives them to the kernel.
+func (o *objects) finish(obj *object, err error) {
+	defer close(obj.loaded)
+	if err == nil {
+		obj.buildID = obj.elf.BuildID
+		obj.table, err = o.cache.Load(obj.elf)
+	}
+	if loadErr := o.tracer.LoadObject(obj.id, obj.table, obj.conduit); loadErr != nil {
+		err = errors.Join(err, loadErr)
+		// Without rows, but open: a walk through it is broken and counted, not captured again and again.
+		err = errors.Join(err, o.tracer.LoadObject(obj.id, nil, obj.conduit))
+	}
+	obj.err = err
+}
+
+// wait returns when all objects known so far are loaded.
+func (o *objects) wait() {
+	o.mu.Lock()
+	all := slices.Collect(maps.Values(o.byID))
+	o.mu.Unlock()
+	for _, obj := range all {
+		<-obj.loaded
+	}
+}
+
+// giveUp opens an object for walks that could not be read at all, so that its stacks are counted as broken.
+func (o *objects) giveUp(id bpf.ObjectID) *object {
+	if known := o.get(id); known != nil {
+		return known
+	}
+	obj := o.add(id, fmt.Sprintf("[file %d]", id))
+	o.finish(obj, errors.New("the file was gone before it could be read"))
+	return obj
+}
+
+// symbolize names the code at a file offset: the function and the offset in it, or no name and the file offset.
+func (obj *object) symbolize(fileOffset uint32) (function string, offset uint64) {
+	offset = uint64(fileOffset)
+	symbols := obj.symbols()
+	if symbols == nil {
+		return "", offset
+	}
+	vaddr, ok := obj.elf.OffsetToVaddr(offset)
+	if !ok {
+		return "", offset
+	}
+	if name, at, ok := symbols.Lookup(vaddr); ok {
+		return name, at
+	}
+	return "", offset
+}

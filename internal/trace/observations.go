@@ -1,0 +1,122 @@
+package trace
+
+import (
+	"fmt"
+	"sync"
+
+	"bulkhead/internal/attribution"
+	"bulkhead/internal/bpf"
+	"bulkhead/internal/syscalls"
+)
+
+// observations is what was seen so far, by the kernel's numbers. Safe for concurrent use.
+type observations struct {
+	mu       sync.Mutex
+	programs []bpf.ObjectID // in the order of their first calls
+	counts   map[bpf.CountKey]uint64
+	examples map[bpf.CountKey][]bpf.Frame
+	chains   map[chainKey][]bpf.Frame
+	breaks   map[bpf.ObjectID]uint64
+}
+
+// chainKey is a sequence of objects on a stack and the call made with it.
+type chainKey struct {
+	program, nr, abi uint32
+	objects          string
+}
+
+func newObservations() *observations {
+	return &observations{
+		counts:   map[bpf.CountKey]uint64{},
+		examples: map[bpf.CountKey][]bpf.Frame{},
+		chains:   map[chainKey][]bpf.Frame{},
+		breaks:   map[bpf.ObjectID]uint64{},
+	}
+}
+
+func (o *observations) program(id bpf.ObjectID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.addProgram(id)
+}
+
+func (o *observations) addProgram(id bpf.ObjectID) {
+	for _, known := range o.programs {
+		if known == id {
+			return
+		}
+	}
+	o.programs = append(o.programs, id)
+}
+
+func (o *observations) count(key bpf.CountKey) { o.add(key, 1) }
+
+func (o *observations) add(key bpf.CountKey, calls uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.addProgram(bpf.ObjectID(key.Program))
+	o.counts[key] += calls
+}
+
+func (o *observations) broken(program uint32) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.breaks[bpf.ObjectID(program)]++
+}
+
+// stack keeps the first stack of a key, and of a chain when it is whole.
+func (o *observations) stack(key bpf.CountKey, frames []bpf.Frame, whole bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	chain := chainKey{key.Program, key.Nr, key.Abi, objectSequence(frames)}
+	_, exampled := o.examples[key]
+	_, chained := o.chains[chain]
+	chained = chained || !whole
+	if exampled && chained {
+		return
+	}
+	kept := append([]bpf.Frame(nil), frames...)
+	if !exampled {
+		o.examples[key] = kept
+	}
+	if !chained {
+		o.chains[chain] = kept
+	}
+}
+
+// objectSequence is the objects on a stack, each run once, as a map key.
+func objectSequence(frames []bpf.Frame) string {
+	sequence := make([]byte, 0, 64)
+	last := ^uint32(0)
+	for _, f := range frames {
+		if f.Object != last {
+			last = f.Object
+			sequence = append(sequence, byte(last), byte(last>>8))
+		}
+	}
+	return string(sequence)
+}
+
+var abis = [...]struct {
+	table syscalls.ABI
+	name  attribution.ABI
+}{
+	bpf.ABIAMD64: {syscalls.AMD64, attribution.AMD64},
+	bpf.ABII386:  {syscalls.I386, attribution.I386},
+	bpf.ABIX32:   {syscalls.X32, attribution.X32},
+}
+
+// x32Bit marks x32 calls in the number that the kernel sees.
+const x32Bit = 0x40000000
+
+func callOf(nr, abi uint32) attribution.Call {
+	number := int(int32(nr))
+	if abi == uint32(bpf.ABIX32) {
+		number &^= x32Bit
+	}
+	name, ok := syscalls.Name(abis[abi].table, number)
+	if !ok {
+		name = fmt.Sprintf("syscall_%d", number)
+	}
+	return attribution.Call{ABI: abis[abi].name, NR: number, Name: name}
+}

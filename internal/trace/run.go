@@ -1,0 +1,149 @@
+package trace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"bulkhead/internal/attribution"
+	"bulkhead/internal/dso"
+)
+
+// Result is what a trace found.
+type Result struct {
+	Document *attribution.Document
+	// State is how the command ended; nil after Process and when the trace was stopped before.
+	State *os.ProcessState
+}
+
+// pollLive is how often the end of the descendants is looked for once the first process has ended.
+const pollLive = 20 * time.Millisecond
+
+// Process traces a running process with all its threads until it and, with Follow, its later children have ended, or
+// until ctx is done.
+func Process(ctx context.Context, pid int, opts Options) (*Result, error) {
+	if err := unix.Kill(pid, 0); errors.Is(err, unix.ESRCH) {
+		return nil, fmt.Errorf("process %d does not exist", pid)
+	}
+	s, err := newSession(opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.start(pid); err != nil {
+		return nil, errors.Join(err, s.end(), s.close())
+	}
+	s.opts.Log("tracing process %d; Ctrl-C ends the trace, not the process", pid)
+	s.waitLive(ctx)
+	return s.result(nil)
+}
+
+// Command runs a command with the environment, the folder and the standard files of this process and traces it from its
+// first instruction until it and, with Follow, its descendants have ended, or until ctx is done. Signals that signals
+// delivers are passed on to it.
+func Command(ctx context.Context, path string, argv []string, signals <-chan os.Signal, opts Options) (*Result, error) {
+	s, err := newSession(opts)
+	if err != nil {
+		return nil, err
+	}
+	child, err := startStopped(path, argv, func(pid int) error {
+		s.preload(pid)
+		return s.start(pid)
+	})
+	if err != nil {
+		return nil, errors.Join(err, s.end(), s.close())
+	}
+	ended := make(chan *os.ProcessState, 1)
+	go func() {
+		state, err := child.Wait()
+		if err != nil {
+			s.opts.Log("waiting for %s: %v", path, err)
+		}
+		ended <- state
+	}()
+	for {
+		select {
+		case state := <-ended:
+			if s.tracer.Live() > 0 {
+				s.opts.Log("%s has ended, but processes that it started have not: tracing goes on until they end or Ctrl-C", path)
+				s.waitLive(ctx)
+			}
+			return s.result(state)
+		case signal := <-signals:
+			_ = child.Signal(signal) // it may have ended already
+		case <-ctx.Done():
+			return s.result(nil)
+		}
+	}
+}
+
+func (s *session) waitLive(ctx context.Context) {
+	tick := time.NewTicker(pollLive)
+	defer tick.Stop()
+	for s.tracer.Live() > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *session) result(state *os.ProcessState) (*Result, error) {
+	err := s.end()
+	doc := s.document()
+	return &Result{Document: doc, State: state}, errors.Join(err, s.close())
+}
+
+// preload loads the rows of the libraries that the loader of a stopped program is about to map. What it misses is loaded
+// when it is mapped.
+func (s *session) preload(pid int) {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil {
+		return
+	}
+	libraries, _, err := dso.Closure(exe, dso.Options{})
+	if err != nil {
+		return
+	}
+	for _, library := range libraries {
+		if _, err := s.objects.openPath(library.Path); err != nil {
+			s.opts.Log("cannot read %s: %v", library.Path, err)
+		}
+	}
+	s.objects.wait()
+}
+
+// startStopped starts a command and calls ready while it is stopped behind its execve, before its first instruction.
+func startStopped(path string, argv []string, ready func(pid int) error) (*os.Process, error) {
+	// All requests to a traced child must come from the thread that started it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	child, err := os.StartProcess(path, argv, &os.ProcAttr{
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
+		Sys:   &syscall.SysProcAttr{Ptrace: true},
+	})
+	if err != nil {
+		return nil, err
+	}
+	var status unix.WaitStatus
+	if _, err := unix.Wait4(child.Pid, &status, 0, nil); err != nil {
+		return nil, fmt.Errorf("wait for %s to start: %w", path, err)
+	}
+	if !status.Stopped() {
+		return nil, fmt.Errorf("%s ended before its first instruction (wait status %#x)", path, uint32(status))
+	}
+	err = ready(child.Pid)
+	if err == nil {
+		err = os.NewSyscallError("ptrace", unix.PtraceDetach(child.Pid))
+	}
+	if err != nil {
+		return nil, errors.Join(err, child.Kill())
+	}
+	return child, nil
+}

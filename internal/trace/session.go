@@ -1,0 +1,213 @@
+package trace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"bulkhead/internal/attribution"
+	"bulkhead/internal/bpf"
+	"bulkhead/internal/cfi"
+	"bulkhead/internal/perf"
+)
+
+// Options say what to trace and how.
+type Options struct {
+	// Follow traces the children of the first process too.
+	Follow bool
+	// EveryChain walks every stack to its end; otherwise the first of each call site and a sample.
+	EveryChain bool
+	// Stream, if not nil, gets one JSON line for each call.
+	Stream io.Writer
+	// Conduits decides which objects are not charged.
+	Conduits attribution.Conduits
+	// Cache keeps unwind rows between runs.
+	Cache *cfi.Cache
+	// Log gets notes for the user, one line each.
+	Log func(format string, args ...any)
+}
+
+const (
+	// captureBytes bounds the captured stacks that wait for their rows.
+	captureBytes = 64 << 20
+	// remember is how long an ended process is kept for captures that are still queued.
+	remember = 10 * time.Second
+	// maxFrames bounds a walk, in the kernel (MAX_FRAMES in walk.h) and here.
+	maxFrames = 128
+)
+
+// session is one trace. Data flows from the kernel's two buffers into the observations:
+//
+//	perf records ──► spaces, objects ──► rows into the kernel
+//	BPF events ───► captures, walked here ──► seen
+type session struct {
+	opts    Options
+	tracer  *bpf.Tracer
+	spaces  *spaces
+	objects *objects
+	seen    *observations
+	stream  *streamer
+
+	recordsMu sync.Mutex
+	records   *perf.Reader
+	buffer    []perf.Record
+	lost      uint64 // perf records
+
+	captures chan *capture
+	room     *semaphore.Weighted
+	walkers  sync.WaitGroup
+	readers  sync.WaitGroup
+	stop     chan struct{}
+}
+
+// newSession has everything in place; nothing is traced yet.
+func newSession(opts Options) (*session, error) {
+	if opts.Log == nil {
+		opts.Log = func(string, ...any) {}
+	}
+	records, err := perf.Open()
+	if err != nil {
+		return nil, err
+	}
+	tracer, err := bpf.NewTracer(bpf.Options{Follow: opts.Follow, EveryChain: opts.EveryChain, Stream: opts.Stream != nil})
+	if err != nil {
+		return nil, errors.Join(err, records.Close())
+	}
+	s := &session{
+		opts: opts, tracer: tracer, records: records,
+		spaces:   newSpaces(),
+		seen:     newObservations(),
+		captures: make(chan *capture, 1<<16),
+		room:     semaphore.NewWeighted(captureBytes),
+		stop:     make(chan struct{}),
+	}
+	if s.objects, err = newObjects(tracer, opts.Cache, opts.Conduits); err != nil {
+		return nil, errors.Join(err, tracer.Close(), records.Close())
+	}
+	s.stream = newStreamer(opts.Stream, s.objects)
+	s.readers.Add(2)
+	go s.followRecords()
+	go s.readEvents()
+	s.walkers.Add(1)
+	go s.walkCaptures()
+	return s, nil
+}
+
+// start begins the trace of a process that does not run at the moment or that ran before.
+func (s *session) start(pid int) error {
+	mapped, err := s.spaces.snapshot(pid)
+	if err != nil {
+		return err
+	}
+	for _, m := range mapped {
+		s.prepare(m)
+	}
+	threads, err := s.tracer.Mark(pid)
+	if err != nil {
+		return err
+	}
+	if threads == 0 {
+		return fmt.Errorf("process %d has ended", pid)
+	}
+	return nil
+}
+
+// prepare loads the rows of a mapped file. A file that is gone already shows up again in the captures of its stacks.
+func (s *session) prepare(m processMapping) *object {
+	obj, err := s.objects.openMapping(m)
+	if err != nil {
+		s.opts.Log("cannot read %s, which process %d maps: %v", m.path, m.pid, err)
+		return nil
+	}
+	return obj
+}
+
+// followRecords keeps up with the mappings of the target.
+func (s *session) followRecords() {
+	defer s.readers.Done()
+	for {
+		select {
+		case <-s.stop:
+			return
+		default:
+		}
+		if err := s.records.Wait(100 * time.Millisecond); err != nil {
+			s.opts.Log("waiting for mapping records: %v", err)
+			return
+		}
+		s.syncRecords()
+	}
+}
+
+// syncRecords takes in all that the kernel has recorded so far.
+func (s *session) syncRecords() {
+	s.recordsMu.Lock()
+	defer s.recordsMu.Unlock()
+	s.buffer = s.records.Drain(s.buffer[:0])
+	if len(s.buffer) == 0 {
+		return
+	}
+	for _, r := range s.buffer {
+		s.lost += r.Count
+	}
+	for _, m := range s.spaces.apply(s.buffer) {
+		s.prepare(m)
+	}
+	s.spaces.forget(s.buffer[len(s.buffer)-1].Time, remember)
+}
+
+// readEvents empties the ring buffer until the session ends.
+func (s *session) readEvents() {
+	defer s.readers.Done()
+	defer close(s.captures)
+	var r bpf.Record
+	for {
+		err := s.tracer.Read(&r)
+		if errors.Is(err, bpf.ErrFlushed) {
+			return
+		}
+		if err != nil {
+			s.opts.Log("reading events: %v", err)
+			return
+		}
+		switch bpf.EventKind(r.Kind) {
+		case bpf.EventProgram:
+			s.seen.program(bpf.ObjectID(r.Key.Program))
+		case bpf.EventStack:
+			s.seen.stack(r.Key, r.Frames, r.End == bpf.WalkOutermost)
+		case bpf.EventCall:
+			s.stream.call(&r.Event)
+		case bpf.EventCapture:
+			s.queue(&r)
+		}
+	}
+}
+
+func (s *session) queue(r *bpf.Record) {
+	c := newCapture(r)
+	// Background: the session ends when the ring is empty.
+	if err := s.room.Acquire(context.Background(), c.bytes()); err != nil {
+		s.opts.Log("queueing a stack: %v", err)
+		return
+	}
+	s.captures <- c
+}
+
+// end stops the trace and waits until everything captured is accounted for.
+func (s *session) end() error {
+	err := errors.Join(s.tracer.Detach(), s.tracer.Flush())
+	close(s.stop)
+	s.walkers.Wait()
+	s.readers.Wait()
+	s.objects.wait()
+	return err
+}
+
+func (s *session) close() error {
+	return errors.Join(s.tracer.Close(), s.records.Close())
+}

@@ -1,0 +1,179 @@
+package trace
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"bulkhead/internal/perf"
+)
+
+// mapping is a piece of a file, or of memory without one, that a process had executable from some time on.
+type mapping struct {
+	time               uint64 // CLOCK_MONOTONIC, ns
+	start, end, offset uint64
+	file               fileID
+	path               string
+}
+
+// fileID names a file as perf records and /proc/PID/maps do. The path belongs to it: on overlayfs device and inode
+// alone are not unique.
+type fileID struct {
+	major, minor uint32
+	inode        uint64
+	path         string
+}
+
+// life is one process from its fork or exec on: all executable mappings that it ever made, in the order of their times.
+// Nothing is ever removed, so that a stack can be read as of the moment it was captured.
+type life struct {
+	born   uint64
+	died   uint64
+	parent *life // after a fork: what was mapped before born
+	maps   []mapping
+}
+
+// spaces knows the executable mappings of the traced processes. Safe for concurrent use.
+type spaces struct {
+	mu    sync.Mutex
+	lives map[int][]*life
+}
+
+func newSpaces() *spaces { return &spaces{lives: map[int][]*life{}} }
+
+// apply takes records in the order of their times. It returns the mappings that traced processes made.
+func (s *spaces) apply(records []perf.Record) []processMapping {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var made []processMapping
+	for _, r := range records {
+		l := s.latest(r.PID)
+		switch r.Kind {
+		case perf.Fork:
+			if parent := s.latest(r.Parent); parent != nil && r.PID != r.Parent {
+				s.lives[r.PID] = append(s.lives[r.PID], &life{born: r.Time, parent: parent})
+			}
+		case perf.Exec:
+			if l != nil {
+				l.died = r.Time
+				s.lives[r.PID] = append(s.lives[r.PID], &life{born: r.Time})
+			}
+		case perf.Exit:
+			if l != nil && r.PID == r.TID {
+				l.died = r.Time
+			}
+		case perf.Map:
+			if l != nil {
+				m := mapping{r.Time, r.Start, r.End, r.Offset, fileID{r.Major, r.Minor, r.Inode, r.Path}, r.Path}
+				l.maps = append(l.maps, m)
+				made = append(made, processMapping{r.PID, m})
+			}
+		}
+	}
+	return made
+}
+
+// processMapping is a mapping with the process that made it.
+type processMapping struct {
+	pid int
+	mapping
+}
+
+func (s *spaces) latest(pid int) *life {
+	if all := s.lives[pid]; len(all) > 0 {
+		return all[len(all)-1]
+	}
+	return nil
+}
+
+// forget drops what ended a while ago.
+func (s *spaces) forget(now uint64, after time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for pid, all := range s.lives {
+		kept := all[:0]
+		for _, l := range all {
+			if l.died == 0 || l.died+uint64(after) > now {
+				kept = append(kept, l)
+			}
+		}
+		if len(kept) == 0 {
+			delete(s.lives, pid)
+		} else {
+			s.lives[pid] = kept
+		}
+	}
+}
+
+// snapshot reads what a process has mapped now: for processes that were there before the records began. The mappings
+// count from its birth on.
+func (s *spaces) snapshot(pid int) ([]processMapping, error) {
+	maps, err := readMaps(pid)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.latest(pid)
+	if l == nil {
+		l = &life{}
+		s.lives[pid] = append(s.lives[pid], l)
+	}
+	l.maps = append(maps, l.maps...)
+	made := make([]processMapping, len(maps))
+	for i, m := range maps {
+		made[i] = processMapping{pid, m}
+	}
+	return made, nil
+}
+
+// find returns what a process had at an address at a time.
+func (s *spaces) find(pid int, address, at uint64) (mapping, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := s.lives[pid]
+	var l *life
+	for i := len(all) - 1; i >= 0 && l == nil; i-- {
+		if all[i].born <= at {
+			l = all[i]
+		}
+	}
+	for ; l != nil; at, l = l.born, l.parent {
+		for i := len(l.maps) - 1; i >= 0; i-- {
+			if m := l.maps[i]; m.time <= at && m.start <= address && address < m.end {
+				return m, true
+			}
+		}
+	}
+	return mapping{}, false
+}
+
+// known reports whether a process is one of those that are followed.
+func (s *spaces) known(pid int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.latest(pid) != nil
+}
+
+// readMaps reads the executable mappings of /proc/PID/maps; see proc_pid_maps(5).
+func readMaps(pid int) ([]mapping, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		return nil, fmt.Errorf("read the mappings of process %d: %w", pid, err)
+	}
+	defer f.Close()
+	var maps []mapping
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<16)
+	for lines.Scan() {
+		if m, ok := parseMapsLine(lines.Text()); ok {
+			maps = append(maps, m)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("read the mappings of process %d: %w", pid, err)
+	}
+	return maps, nil
+}

@@ -1,0 +1,66 @@
+package trace
+
+import (
+	"encoding/json"
+	"io"
+	"strconv"
+	"sync"
+
+	"bulkhead/internal/attribution"
+	"bulkhead/internal/bpf"
+	"bulkhead/internal/objfile"
+)
+
+// streamer writes one JSON line for each call.
+type streamer struct {
+	mu      sync.Mutex
+	out     *json.Encoder
+	objects *objects
+}
+
+// streamedCall is one line of --stream.
+type streamedCall struct {
+	Time        uint64          `json:"time"` // CLOCK_MONOTONIC, ns
+	PID         uint32          `json:"pid"`
+	TID         uint32          `json:"tid"`
+	Program     string          `json:"program"`
+	Compartment string          `json:"compartment"`
+	Via         string          `json:"via"`
+	ABI         attribution.ABI `json:"abi"`
+	Syscall     string          `json:"syscall"`
+	NR          int             `json:"nr"`
+}
+
+func newStreamer(out io.Writer, objects *objects) *streamer {
+	if out == nil {
+		return nil
+	}
+	return &streamer{out: json.NewEncoder(out), objects: objects}
+}
+
+func (s *streamer) call(e *bpf.Event) {
+	call := callOf(e.Key.Nr, e.Key.Abi)
+	line := streamedCall{
+		Time: e.Time, PID: e.Pid, TID: e.Tid,
+		Program:     s.name(e.Key.Program),
+		Compartment: s.name(e.Key.Origin.Object),
+		ABI:         call.ABI, Syscall: call.Name, NR: call.NR,
+	}
+	if via := s.objects.get(bpf.ObjectID(e.Key.Via.Object)); via != nil {
+		line.Via, _ = via.symbolize(e.Key.Via.Offset)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_ = s.out.Encode(line) // a closed pipe is noticed by the command that writes to it
+}
+
+func (s *streamer) name(id uint32) string {
+	if obj := s.objects.get(bpf.ObjectID(id)); obj != nil {
+		return attribution.ObjectName(obj.path)
+	}
+	return attribution.Unknown
+}
+
+func noSymbols() *objfile.Symbolizer { return nil }
+
+func hex(n uint64) string { return "0x" + strconv.FormatUint(n, 16) }

@@ -1,0 +1,24 @@
+#!/bin/sh
+# Install what the tests and the demo use. Debian 12; needs root only when something is missing.
+set -eu
+cd "$(dirname "$0")/.."
+
+packages="
+	busybox-static ca-certificates clang-19 cpio curl g++ gcc gdb git libbpf-dev libc6-dev linux-libc-dev llvm-19
+	musl-tools nginx-light python3 qemu-system-x86 redis-server redis-tools sqlite3 strace util-linux wrk xz-utils"
+
+missing=
+for package in $packages; do
+	case $(dpkg-query -W -f '${Status}' "$package" 2>/dev/null) in
+	*" installed") ;;
+	*) missing="$missing $package" ;;
+	esac
+done
+if [ -n "$missing" ]; then
+	echo "installing:$missing"
+	apt-get -qq update
+	# RUNLEVEL=1: the servers are for the tests to start, not for the machine.
+	# shellcheck disable=SC2086
+	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends $missing >/dev/null
+fi
+internal/testenv/vm-kernels.sh
