@@ -8,6 +8,7 @@ import (
 // FDE is one frame description entry: a function, or a part of one.
 type FDE struct {
 	Begin, End uint64 // virtual addresses
+	Landing    bool   // an exception may resume inside, at a landing pad
 	Signal     bool   // a signal frame (augmentation S): its caller was interrupted at its exact ip
 }
 
@@ -18,6 +19,7 @@ type cie struct {
 	ra        uint64 // return address column
 	fdeEnc    uint8
 	lsda      bool // FDEs carry augmentation data
+	landing   bool // that data points at a table of landing pads
 	signal    bool
 	err       Reason // why FDEs of this entry cannot be used, 0 if they can
 	initial   state
@@ -30,6 +32,7 @@ type entry struct {
 	program    uint32 // position in .eh_frame
 	length     uint32
 	cie        *cie
+	outermost  bool // the walk ends here whatever the program says
 }
 
 // errTruncated says that a section ends inside an entry.
@@ -199,7 +202,7 @@ func (common *cie) augment(c *cursor, letters string) Reason {
 				return ReasonEncoding
 			}
 		case 'L':
-			body.u8()
+			common.landing = body.u8() != 0xff // DW_EH_PE_omit
 		case 'S':
 			common.signal = true
 		case 'B': // pointer authentication with the B key, arm64 only

@@ -38,7 +38,7 @@ func FDEs(f *objfile.File) ([]FDE, error) {
 	e.locate(executable(f))
 	fdes := make([]FDE, len(e.entries))
 	for i, x := range e.entries {
-		fdes[i] = FDE{Begin: x.begin, End: x.end, Signal: x.cie.signal}
+		fdes[i] = FDE{Begin: x.begin, End: x.end, Landing: x.cie.landing, Signal: x.cie.signal}
 	}
 	slices.SortStableFunc(fdes, func(a, b FDE) int { return cmp.Compare(a.Begin, b.Begin) })
 	return fdes, nil
