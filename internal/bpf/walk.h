@@ -274,8 +274,11 @@ static __always_inline struct block *block_at(u32 index)
 	return inner ? bpf_map_lookup_elem(inner, &slot) : NULL;
 }
 
-/* The rule of the last row at or below offset. */
-static __noinline u32 find_rule(u32 first, u32 blocks, u32 offset)
+/*
+ * The rule of the last row at or below offset. This function and the next are
+ * global, so that the verifier checks them once and not at each call.
+ */
+__noinline u32 find_rule(u32 first, u32 blocks, u32 offset)
 {
 	u32 low = 0, high = blocks;
 	struct block *block;
@@ -307,7 +310,7 @@ static __noinline u32 find_rule(u32 first, u32 blocks, u32 offset)
 }
 
 /* Fill code for an address that the cache does not have. */
-static __noinline int resolve(u64 address, struct walk *w, struct code *code)
+__noinline int resolve(u64 address, struct walk *w, struct code *code)
 {
 	struct mapping m = {};
 	struct object *object;

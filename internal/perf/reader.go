@@ -18,10 +18,11 @@ import (
 // bufferPages is the size of one CPU's ring: a few thousand records.
 const bufferPages = 64
 
-// Reader holds a ring buffer for each CPU. Not safe for concurrent use.
+// Reader holds a ring buffer for each CPU. Drain and Close are not safe for concurrent use.
 type Reader struct {
 	rings []*ring
-	poll  []unix.PollFd
+	wake  int           // eventfd
+	poll  []unix.PollFd // the rings and wake
 	buf   []byte
 }
 
@@ -38,7 +39,11 @@ func Open() (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("count CPUs: %w", err)
 	}
-	r := &Reader{}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("eventfd", err)
+	}
+	r := &Reader{wake: wake, poll: []unix.PollFd{{Fd: int32(wake), Events: unix.POLLIN}}}
 	for cpu := range cpus {
 		ring, err := openRing(cpu)
 		if errors.Is(err, unix.ENODEV) { // not online
@@ -87,7 +92,13 @@ func (r *Reader) Close() error {
 		errs = append(errs, unix.Munmap(ring.mem), unix.Close(ring.fd))
 	}
 	r.rings = nil
-	return errors.Join(errs...)
+	return errors.Join(append(errs, unix.Close(r.wake))...)
+}
+
+// Interrupt makes this and all later calls of Wait return at once. Safe to call from any goroutine.
+func (r *Reader) Interrupt() error {
+	_, err := unix.Write(r.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	return os.NewSyscallError("write", err)
 }
 
 // Wait returns when there are records, or after the timeout.

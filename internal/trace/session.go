@@ -202,6 +202,7 @@ func (s *session) queue(r *bpf.Record) {
 func (s *session) end() error {
 	err := errors.Join(s.tracer.Detach(), s.tracer.Flush())
 	close(s.stop)
+	err = errors.Join(err, s.records.Interrupt())
 	s.walkers.Wait()
 	s.readers.Wait()
 	s.objects.wait()
