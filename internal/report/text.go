@@ -15,8 +15,8 @@ import (
 
 const (
 	defaultWidth = 120
-	minFlexible  = 24 // columns that the last column gets on the narrowest terminal
-	maxName      = 40 // columns of a compartment's name before it is cut
+	minName      = 16 // columns that a compartment's name gets on a narrow terminal
+	minFlexible  = 24 // columns that the last column gets there
 	maxLines     = 3  // of a compartment's most frequent calls
 )
 
@@ -46,10 +46,12 @@ type text struct {
 	*bufio.Writer
 	styles
 	width int
+	// explained says that the mark of conduits has been explained.
+	explained bool
 }
 
 func writeText(w io.Writer, d *attribution.Document, o Options) error {
-	t := &text{bufio.NewWriter(w), newStyles(o.Colour), o.Width}
+	t := &text{Writer: bufio.NewWriter(w), styles: newStyles(o.Colour), width: o.Width}
 	if t.width <= 0 {
 		t.width = defaultWidth
 	}
@@ -89,6 +91,8 @@ type column struct {
 	head  string
 	right bool
 	width int
+	// explained says that the mark of conduits has been explained.
+	explained bool
 }
 
 func (c *column) fit(cell string) { c.width = max(c.width, lipgloss.Width(cell)) }
@@ -112,7 +116,7 @@ func (t *text) summary(p *program) {
 	cells := make([][]string, len(p.compartments))
 	marked := false
 	for i, c := range p.compartments {
-		name := cut(printable(c.name), maxName)
+		name := cut(printable(c.name), max(t.width/3, minName))
 		if c.conduit {
 			name += " *"
 			marked = true
@@ -130,7 +134,8 @@ func (t *text) summary(p *program) {
 			fmt.Fprint(t, strings.Repeat(" ", used), l, "\n")
 		}
 	}
-	if marked {
+	if marked && !t.explained {
+		t.explained = true
 		t.paragraph("* ", "the loader and the C library for themselves: start-up, shutdown, their own threads", t.quiet)
 	}
 }
@@ -167,54 +172,67 @@ func joinCells(columns []column, cells []string) string {
 // the width given; the last says how many are not shown.
 func (t *text) frequent(p *program, rows []row, width int) []string {
 	var lines []string
-	line, used := "", 0
-	for i, r := range rows {
-		item := described(p, r)
-		if i < len(rows)-1 {
-			item += ","
-		}
-		item = cut(item, width)
-		n := lipgloss.Width(item)
-		more := fmt.Sprintf("+%d more", len(rows)-i)
-		// On the last line there must be space for "more" behind the item.
-		need := used + n + 1
-		if len(lines) == maxLines-1 && i < len(rows)-1 {
-			need += len(more) + 1
-		}
-		if used > 0 && need > width+1 {
-			if len(lines) == maxLines-1 {
-				return append(lines, line+t.quiet(more))
-			}
-			lines, line, used = append(lines, strings.TrimRight(line, " ")), "", 0
-		}
-		line += item + " "
-		used += n + 1
+	for len(rows) > 0 && len(lines) < maxLines {
+		line, n := t.fill(p, rows, width, len(lines) == maxLines-1)
+		lines, rows = append(lines, line), rows[n:]
 	}
-	return append(lines, strings.TrimRight(line, " "))
+	return lines
 }
 
+// fill puts as many calls on a line as fit, at least one, and returns their
+// number. On the last line there is space for the number of the others.
+func (t *text) fill(p *program, rows []row, width int, last bool) (string, int) {
+	line := ""
+	for i, r := range rows {
+		space, comma := width, ""
+		if i < len(rows)-1 {
+			comma = ","
+			if last {
+				space -= len(more(len(rows) - i - 1))
+			}
+		}
+		item := described(p, r, space-len(comma)) + comma
+		if i == 0 {
+			line = item
+			continue
+		}
+		if lipgloss.Width(line)+1+lipgloss.Width(item) > space {
+			if last {
+				line += t.quiet(more(len(rows) - i))
+			}
+			return line, i
+		}
+		line += " " + item
+	}
+	return line, len(rows)
+}
+
+func more(n int) string { return fmt.Sprintf(" +%d more", n) }
+
 // described is a call with its count and its via where that says more than the
-// call's name: "openat 12 via fopen".
-func described(p *program, r row) string {
+// call's name: "openat 12 via fopen". What does not fit into the width goes.
+func described(p *program, r row, width int) string {
 	s := printable(r.Label(p.Arch))
 	if r.Count > 0 {
 		s += " " + thousands(r.Count)
 	}
-	if v := telling(r.Name, r.Via); v != "" {
-		s += " via " + v
+	for few := 2; few > 0; few-- {
+		v := telling(r.Name, r.Via, few)
+		if v != "" && lipgloss.Width(s)+len(" via ")+lipgloss.Width(v) <= width {
+			return s + " via " + v
+		}
 	}
-	return s
+	return cut(s, width)
 }
 
-// telling picks the vias that are not the call's own wrapper.
-func telling(name string, via []string) string {
+// telling picks the vias that are not the call's own wrapper, and names a few.
+func telling(name string, via []string, few int) string {
 	var out []string
 	for _, v := range via {
 		if strings.TrimPrefix(strings.TrimLeft(v, "_"), "libc_") != name {
 			out = append(out, printable(v))
 		}
 	}
-	const few = 2
 	if len(out) > few {
 		return fmt.Sprintf("%s/+%d", strings.Join(out[:few], "/"), len(out)-few)
 	}

@@ -1,0 +1,164 @@
+package report
+
+import (
+	"bytes"
+	"encoding/csv"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"charm.land/lipgloss/v2"
+	"github.com/google/go-cmp/cmp"
+
+	"bulkhead/internal/attribution"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// example has a complete program, one with every kind of loss, and one that
+// only the analysis has seen.
+func example() *attribution.Document {
+	b := attribution.NewBuilder()
+	addServer(b)
+	addLossy(b)
+	p := b.Program("/usr/bin/only-static", "", attribution.AMD64)
+	o := p.Object("/usr/bin/only-static", "", "", false)
+	for nr, name := range []string{"read", "write"} {
+		p.Add(attribution.Observation{Call: attribution.Call{ABI: attribution.AMD64, NR: nr, Name: name},
+			Origin: p.CompartmentOf(o), Evidence: attribution.Static, Via: name})
+	}
+	return b.Document()
+}
+
+func addServer(b *attribution.Builder) {
+	p := b.Program("/usr/sbin/nginx", "1f2e3d4c5b6a", attribution.AMD64)
+	nginx := p.Object("/usr/sbin/nginx", "1f2e3d4c5b6a", "", false)
+	ssl := p.Object("/usr/lib/x86_64-linux-gnu/libssl.so.3", "", "", false)
+	long := p.Object("/usr/lib/python3/_a_module_with_a_very_long_name.cpython-311-x86_64-linux-gnu.so", "", "", false)
+	ld := p.Object("/lib64/ld-linux-x86-64.so.2", "", "", true)
+	add := func(o attribution.ObjectID, nr int, name string, n uint64, via string, e attribution.Evidence) {
+		p.Add(attribution.Observation{Call: attribution.Call{ABI: attribution.AMD64, NR: nr, Name: name},
+			Origin: p.CompartmentOf(o), Count: n, Via: via, Evidence: e})
+	}
+	for i := range 40 {
+		add(nginx, 100+i, fmt.Sprintf("call_number_%d", i), uint64(1000*i+1), "wrapper_of_the_call", attribution.Traced)
+	}
+	for _, via := range []string{"write", "__libc_write", "fputs", "fwrite", "printf"} {
+		add(ssl, 1, "write", 250_000, via, attribution.Traced)
+	}
+	add(ssl, 1, "write", 0, "write", attribution.Static)
+	add(ssl, 0, "read", 0, "read", attribution.Static)
+	add(long, 3, "close", 1, "", attribution.Traced)
+	add(ld, 9, "mmap", 20, "", attribution.Traced)
+}
+
+func addLossy(b *attribution.Builder) {
+	p := b.Program("/tmp/hostile\x1b[31m\nname", "", attribution.AMD64)
+	o := p.Object("/tmp/hostile\x1b[31m\nname", "", "", false)
+	write := attribution.Call{ABI: attribution.AMD64, NR: 1, Name: "write"}
+	p.Add(attribution.Observation{Call: write, Origin: p.CompartmentOf(o), Count: 9999, Evidence: attribution.Traced, Via: "evil\x07\u202e"})
+	p.Add(attribution.Observation{Call: attribution.Call{ABI: attribution.I386, NR: 4, Name: "write"}, Count: 1, Evidence: attribution.Traced})
+	p.LostEvents, p.BrokenStacks = 1234567, 1
+	for i := range uint64(5) {
+		p.AddUnresolved(attribution.Site{Object: o, Function: "dispatch", Offset: 16 * i})
+	}
+	p.AddOpenEnd(attribution.Site{Object: o, Offset: 0x1234}, "dlopen of a computed name")
+}
+
+func TestGolden(t *testing.T) {
+	tests := []struct {
+		file    string
+		format  Format
+		options Options
+	}{
+		{"table-80.txt", Table, Options{Width: 80}},
+		{"table-120.txt", Table, Options{}},
+		{"table-200.txt", Table, Options{Width: 200}},
+		{"table-colour.txt", Table, Options{Width: 80, Colour: true}},
+		{"wide.txt", Table, Options{Width: 80, Wide: true}},
+		{"rows.csv", CSV, Options{}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.file, func(t *testing.T) {
+			var got bytes.Buffer
+			if err := Write(&got, example(), tt.format, tt.options); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join("testdata", tt.file)
+			if *update {
+				if err := os.WriteFile(path, got.Bytes(), 0o666); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), got.String()); diff != "" {
+				t.Errorf("%s differs (-want +got), -update writes it anew:\n%s", path, diff)
+			}
+		})
+	}
+}
+
+func TestJSONIsTheDocument(t *testing.T) {
+	var got, want bytes.Buffer
+	if err := Write(&got, example(), JSON, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := example().Write(&want); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got.Bytes(), want.Bytes()) {
+		t.Error("the JSON report is not the document")
+	}
+}
+
+// TestTableFits: no line is wider than the terminal, and no control character
+// comes through from names.
+func TestTableFits(t *testing.T) {
+	for width := 80; width <= 250; width += 17 {
+		var out bytes.Buffer
+		if err := Write(&out, example(), Table, Options{Width: width}); err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(out.String()) {
+			line = strings.TrimSuffix(line, "\n")
+			if n := lipgloss.Width(line); n > width || strings.ContainsAny(line, "\x1b\x07\u202e") {
+				t.Errorf("width %d: %d columns: %q", width, n, line)
+			}
+		}
+	}
+}
+
+func TestCSVCountsAll(t *testing.T) {
+	d := example()
+	var out bytes.Buffer
+	if err := Write(&out, d, CSV, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	records, err := csv.NewReader(&out).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := 1
+	for i := range d.Programs {
+		for _, c := range d.Programs[i].Compartments {
+			want += len(c.Syscalls)
+		}
+	}
+	if len(records) != want {
+		t.Errorf("%d records, want %d", len(records), want)
+	}
+}
+
+func TestPercent(t *testing.T) {
+	for share, want := range map[float64]string{0: "0.0%", 0.0000001: "<0.1%", 0.5: "50.0%", 0.99999: ">99.9%", 1: "100.0%"} {
+		if got := percent(share); got != want {
+			t.Errorf("percent(%v) = %s, want %s", share, got, want)
+		}
+	}
+}
