@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -181,6 +182,44 @@ func (p *prober) traceSyscalls() (string, error) {
 		return "", errors.New("attached to sys_enter, but saw no system call")
 	}
 	return "sees system calls at their entry", nil
+}
+
+// readKernel is what lockdown's mode "confidentiality" takes away.
+func (p *prober) readKernel() (string, error) {
+	detail, err := loads(loadSyscallEntry(calls(
+		asm.Mov.Reg(asm.R1, asm.RFP),
+		asm.Add.Imm(asm.R1, -8),
+		asm.Mov.Imm(asm.R2, 8),
+		asm.Mov.Imm(asm.R3, 0),
+		asm.FnProbeReadKernel.Call(),
+	)))
+	if lockdown := p.result(Lockdown); err != nil && lockdown.Remedy != "" {
+		return "", remedy(err, lockdown.Remedy)
+	}
+	return detail, err
+}
+
+// taskIterator runs a program once for each thread of the machine.
+func (p *prober) taskIterator() (string, error) {
+	program, err := load(ebpf.Tracing, ebpf.AttachTraceIter, "task", returns(0))
+	if err != nil {
+		return "", err
+	}
+	defer program.Close()
+	iterator, err := link.AttachIter(link.IterOptions{Program: program})
+	if err != nil {
+		return "", fmt.Errorf("attach: %w", reason(err))
+	}
+	defer iterator.Close()
+	tasks, err := iterator.Open()
+	if err != nil {
+		return "", fmt.Errorf("open: %w", reason(err))
+	}
+	defer tasks.Close()
+	if _, err := io.Copy(io.Discard, tasks); err != nil {
+		return "", fmt.Errorf("run: %w", reason(err))
+	}
+	return "runs", nil
 }
 
 func (p *prober) findVMA() (string, error) {

@@ -24,6 +24,8 @@ const (
 	RawTracepoint  Feature = "raw-tp"
 	TestRun        Feature = "raw-tp-test-run"
 	TraceSyscalls  Feature = "tp-btf"
+	ReadKernel     Feature = "bpf-read-kernel"
+	TaskIterator   Feature = "task-iterator"
 	FindVMA        Feature = "bpf-find-vma"
 	Loop           Feature = "bpf-loop"
 	TaskStorage    Feature = "task-storage"
@@ -93,6 +95,8 @@ var probes = []probe{
 	{RawTracepoint, "Tracing", nil, Version{4, 17}, []Feature{BPF}, (*prober).rawTracepoint},
 	{TestRun, "Tracing", byTracing, Version{5, 10}, []Feature{BPF}, (*prober).testRun},
 	{TraceSyscalls, "Tracing", byTracing, Version{5, 5}, []Feature{BPF, BTF}, (*prober).traceSyscalls},
+	{ReadKernel, "Tracing", byTracing, Version{5, 5}, []Feature{TraceSyscalls}, (*prober).readKernel},
+	{TaskIterator, "Tracing", byTracing, Version{5, 8}, []Feature{BPF, BTF}, (*prober).taskIterator},
 	{FindVMA, "Tracing", byTracing, Version{5, 17}, []Feature{TraceSyscalls}, (*prober).findVMA},
 	{Loop, "Tracing", byTracing, Version{5, 17}, []Feature{TraceSyscalls}, (*prober).loop},
 	{TaskStorage, "Tracing", byTracing, Version{5, 13}, []Feature{TraceSyscalls}, (*prober).taskStorage},

@@ -135,7 +135,8 @@ func newMachine(kernel Kernel, dir string) (*machine, error) {
 }
 
 // initScript is the guest's process 1. The kernel's log has ttyS0; ttyS1 is the
-// command's own, so that the two never mix.
+// command's own, so that the two never mix. The command writes to a pipe, as to
+// a test on this machine, and not to a terminal.
 const initScript = `#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -153,8 +154,7 @@ ip link set lo up
 hostname bulkhead-vm
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root USER=root LANG=C.UTF-8
 stty -F /dev/ttyS1 raw -echo
-%s </dev/null >/dev/ttyS1 2>&1
-echo "%s$?" >/dev/ttyS1
+{ %s; echo "%s$?"; } </dev/null 2>&1 | cat >/dev/ttyS1
 poweroff -f
 `
 
@@ -263,14 +263,18 @@ func shellQuote(words []string) string {
 
 // Closure adds program to files under its own path, with the dynamic loader and
 // every shared library that ldd(1) lists for it. A static program is added alone.
+// What it loads by dlopen(3) is added by a call for each such library's path.
 func Closure(t testing.TB, files map[string]string, program string) {
 	t.Helper()
-	path, err := exec.LookPath(program)
-	if err != nil {
-		t.Fatalf("find %s: %v", program, err)
-	}
-	if path, err = filepath.Abs(path); err != nil {
-		t.Fatal(err)
+	path := program
+	if !filepath.IsAbs(path) {
+		found, err := exec.LookPath(program)
+		if err == nil {
+			path, err = filepath.Abs(found)
+		}
+		if err != nil {
+			t.Fatalf("find %s: %v", program, err)
+		}
 	}
 	files[path] = path
 	listed, err := exec.Command("ldd", path).CombinedOutput()
@@ -318,14 +322,16 @@ func build(t testing.TB, pkg string, verb ...string) string {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return "", err
 		}
-		out := filepath.Join(dir, strings.ReplaceAll(strings.TrimPrefix(filepath.Clean(pkg), "./"), "/", "-"))
-		command := exec.Command("go", append(verb, "-o", out, "./"+pkg)...)
+		out := filepath.Join(dir, strings.ReplaceAll(filepath.Clean(pkg), "/", "-"))
+		// Several test processes may build the same: each gets a whole file.
+		own := fmt.Sprintf("%s.%d", out, os.Getpid())
+		command := exec.Command("go", append(verb, "-o", own, "./"+pkg)...)
 		command.Dir = root
 		command.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if said, err := command.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("go %s %s: %w: %s", verb[0], pkg, err, said)
 		}
-		return out, nil
+		return out, os.Rename(own, out)
 	}))
 	path, err := once.(func() (string, error))()
 	if err != nil {
