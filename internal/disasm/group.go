@@ -1,11 +1,11 @@
 package disasm
 
-// refine settles what an opcode means once ModRM is known: the opcode groups
+// refine settles what an opcode means once prefixes and ModRM are known: the opcode groups
 // of SDM volume 2, table A-6, and the forms that a mandatory prefix or the
 // kind of operand selects. It returns 0 for a form that does not exist.
 func (s *Shape) refine(a attr) attr {
 	isMem := s.modrm>>6 != 3
-	if a&memory != 0 && !isMem || a&direct != 0 && isMem {
+	if a&memory != 0 && !isMem {
 		return 0
 	}
 	switch s.opmap {
@@ -36,6 +36,12 @@ func (s *Shape) refineOneByte(a attr) attr {
 			return a | rmR // cmp
 		}
 		return a | rmRW
+	case 0x90:
+		if s.rex&rexB == 0 {
+			return known // nop, pause
+		}
+	case 0x99:
+		return a | s.keepsUpper(dx)
 	case 0x8f:
 		if reg != 0 {
 			return 0 // XOP
@@ -169,7 +175,7 @@ func (s *Shape) refine01(a attr, reg byte, isMem bool) attr {
 		return a | reads(cx) | writes(ax|dx)
 	case 0xd1: // xsetbv
 		return a | reads(ax|cx|dx)
-	case 0xe8: // serialize, setssbsy
+	case 0xe8, 0xe9: // serialize, setssbsy, xsusldtrk, xresldtrk
 		return a | opaque
 	case 0xea: // saveprevssp
 		return a | opaque
@@ -188,7 +194,11 @@ func (s *Shape) refine01(a attr, reg byte, isMem bool) attr {
 		return a | writes(ax|cx|dx)
 	case 0xfd: // rdpru
 		return a | reads(cx) | writes(ax|dx) | opaque
-	case 0xc5, 0xcc, 0xcd, 0xce, 0xd2, 0xd3, 0xe9, 0xeb:
+	case 0xcc, 0xcd, 0xce: // tdcall, seamret, seamops
+		if s.prefix&opSize == 0 {
+			return 0
+		}
+	case 0xd2, 0xd3, 0xeb:
 		return 0
 	}
 	return a | unknown | opaque
@@ -230,7 +240,7 @@ func (s *Shape) refineAE(a attr, reg byte, isMem bool) attr {
 		return a | rmR | opaque // incssp, umonitor
 	case p != 0 && reg == 6:
 		return a | rmR | reads(ax|dx) | opaque // umwait, tpause
-	case p&^opSize == 0 && reg >= 5:
+	case p&^opSize == 0 && reg >= 5, reg == 7:
 		return a
 	}
 	return 0
@@ -315,8 +325,8 @@ func (s *Shape) refine38(a attr) attr {
 			}
 			return a &^ regW
 		}
-	case 0xd8:
-		if s.prefix&rep == 0 {
+	case 0xd8: // aesencwide and its like
+		if s.modrm>>3&7 > 3 {
 			return 0
 		}
 	}

@@ -41,7 +41,7 @@ func (s *Shape) Memory() (m Memory, ok bool) {
 		return Memory{}, false
 	}
 	switch {
-	case s.opmap >= evex && mod == 1:
+	case s.opmap >= evex && s.opmap < xop && mod == 1:
 		return Memory{}, false // disp8 counts in operand sizes, which are not known here
 	case mod == 0 && rm == 5:
 		m.Base = RIP

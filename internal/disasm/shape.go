@@ -44,12 +44,14 @@ type Shape struct {
 type opmap uint8
 
 const (
-	legacy   opmap = iota // no escape byte
-	legacy0F              // 0F
-	legacy38              // 0F 38
-	legacy3A              // 0F 3A
-	vex                   // vex+m is map m of VEX
-	evex     opmap = vex + 8
+	legacy   opmap      = iota // no escape byte
+	legacy0F                   // 0F
+	legacy38                   // 0F 38
+	legacy3A                   // 0F 3A
+	vex                        // vex+m is map m of VEX
+	evex     = vex + 4         // evex+m is map m of EVEX
+	xop      = evex + 8        // xop+m-8 is map m of AMD's XOP
+	opmaps   = xop + 3
 )
 
 // A prefix holds the legacy prefixes that an instruction has.
@@ -118,9 +120,12 @@ func (s *Shape) scan(code []byte) error {
 		if pos = s.readModRM(code, pos, a); pos < 0 {
 			return truncated
 		}
-		if a = s.refine(a); a&known == 0 {
-			return ErrInvalid
-		}
+		a = s.refine(a)
+	} else if a&group != 0 {
+		a = s.refineOneByte(a)
+	}
+	if a&known == 0 || !s.exists() {
+		return ErrInvalid
 	}
 	if pos, err = s.readImmediate(code, pos, a); err != nil {
 		if err == ErrTruncated {
@@ -172,6 +177,10 @@ func (s *Shape) readOpcode(code []byte, pos int) (attr, int, error) {
 	switch b {
 	case 0xc4, 0xc5, 0x62:
 		return s.readVEX(code, pos, b)
+	case 0x8f:
+		if pos < len(code) && code[pos]&31 >= 8 { // else it is pop, whose ModRM.reg is 0
+			return s.readVEX(code, pos, b)
+		}
 	case 0x0f:
 		if pos >= len(code) {
 			return 0, 0, ErrTruncated
@@ -256,6 +265,8 @@ func (s *Shape) readImmediate(code []byte, pos int, a attr) (int, error) {
 		size = 2
 	case imm16x8:
 		size = 3
+	case immD:
+		size = 4
 	case immZ:
 		size = 4
 		if s.prefix&opSize != 0 && s.rex&rexW == 0 {

@@ -7,9 +7,8 @@ type attr uint64
 const (
 	known   attr = 1 << iota // the opcode exists
 	modrm                    // a ModRM byte follows
-	group                    // ModRM.reg extends the opcode, see groupAttr
+	group                    // refine knows more
 	memory                   // exists with a memory operand only
-	direct                   // exists with a register operand only
 	regR                     // reads the general register in ModRM.reg
 	regW                     // writes it
 	rmR                      // reads the operand in ModRM.rm if that is a general register
@@ -42,6 +41,7 @@ const (
 	immNone attr = iota << immShift
 	imm8         // 1 byte
 	imm16        // 2 bytes
+	immD         // 4 bytes
 	immZ         // 2 or 4 bytes by operand size
 	immV         // 2, 4 or 8 bytes by operand size
 	imm16x8      // 2 bytes and 1 byte: enter
@@ -108,6 +108,7 @@ func oneByteMap() (m [256]attr) {
 	for cc := range 16 {
 		m[0x70+cc] = flows(CondJump) | rel8
 	}
+	m[0x90] |= group                     // nop
 	m[0x63] = known | modrm | regW | rmR // movsxd
 	m[0x68] = known | immZ | both(sp)
 	m[0x69] = known | modrm | immZ | regW | rmR
@@ -130,13 +131,13 @@ func oneByteMap() (m [256]attr) {
 	m[0x8d] = known | modrm | memory | regW // lea
 	m[0x8e] = known | modrm | rmR           // mov to a segment register
 	m[0x8f] = known | modrm | group | rmW | both(sp)
-	m[0x98] = known | both(ax)                  // cbw cwde cdqe
-	m[0x99] = known | reads(ax|dx) | writes(dx) // cwd cdq cqo
-	m[0x9b] = known                             // fwait
-	m[0x9c] = known | both(sp)                  // pushf
-	m[0x9d] = known | both(sp)                  // popf
-	m[0x9e] = known | reads(ax)                 // sahf
-	m[0x9f] = known | both(ax)                  // lahf
+	m[0x98] = known | both(ax)                       // cbw cwde cdqe
+	m[0x99] = known | group | reads(ax) | writes(dx) // cwd cdq cqo
+	m[0x9b] = known                                  // fwait
+	m[0x9c] = known | both(sp)                       // pushf
+	m[0x9d] = known | both(sp)                       // popf
+	m[0x9e] = known | reads(ax)                      // sahf
+	m[0x9f] = known | both(ax)                       // lahf
 	m[0xa0] = known | immAddr | both(ax)
 	m[0xa1] = known | immAddr | both(ax)
 	m[0xa2] = known | immAddr | reads(ax)
@@ -224,10 +225,10 @@ func twoByteMap() (m [256]attr) {
 	m[0x0e] = known | opaque
 	m[0x0f] = known | modrm | imm8 | opaque // 3DNow!
 	m[0x1e] = known | modrm | group
-	m[0x20] = known | modrm | direct | rmW // mov from and to control and debug registers
-	m[0x21] = known | modrm | direct | rmW
-	m[0x22] = known | modrm | direct | rmR
-	m[0x23] = known | modrm | direct | rmR
+	m[0x20] = known | modrm | rmW // mov from and to control and debug registers
+	m[0x21] = known | modrm | rmW
+	m[0x22] = known | modrm | rmR
+	m[0x23] = known | modrm | rmR
 	m[0x2a] = known | modrm | rmR  // cvtsi2ss; an mmx register in the packed forms
 	m[0x2c] = known | modrm | regW // cvttss2si
 	m[0x2d] = known | modrm | regW
@@ -238,7 +239,7 @@ func twoByteMap() (m [256]attr) {
 	m[0x34] = flows(Syscall) | unknown
 	m[0x35] = flows(Ret) | unknown
 	m[0x37] = known | unknown
-	m[0x50] = known | modrm | direct | regW // movmskps
+	m[0x50] = known | modrm | regW // movmskps
 	m[0x6e] = known | modrm | rmR
 	m[0x77] = known // emms
 	m[0x78] = known | modrm | rmW | regR
@@ -250,8 +251,8 @@ func twoByteMap() (m [256]attr) {
 	m[0xa3] = known | modrm | rmR | regR                 // bt
 	m[0xa4] = known | modrm | imm8 | rmRW | regR
 	m[0xa5] = known | modrm | rmRW | regR | reads(cx)
-	m[0xa6] = known | modrm | direct | opaque | unknown // VIA PadLock
-	m[0xa7] = known | modrm | direct | opaque | unknown
+	m[0xa6] = known | modrm | opaque | unknown // VIA PadLock
+	m[0xa7] = known | modrm | opaque | unknown
 	m[0xa8] = known | both(sp)
 	m[0xa9] = known | both(sp)
 	m[0xaa] = flows(Ret) | unknown // rsm
@@ -262,10 +263,10 @@ func twoByteMap() (m [256]attr) {
 	m[0xaf] = known | modrm | regRW | rmR
 	m[0xb0] = known | modrm | rmRW | regR | rm8 | reg8 | both(ax) // cmpxchg
 	m[0xb1] = known | modrm | rmRW | regR | both(ax)
-	m[0xb2] = known | modrm | memory | regW // lss
+	m[0xb2] = known | modrm | regW // lss
 	m[0xb3] = known | modrm | rmRW | regR
-	m[0xb4] = known | modrm | memory | regW
-	m[0xb5] = known | modrm | memory | regW
+	m[0xb4] = known | modrm | regW
+	m[0xb5] = known | modrm | regW
 	m[0xb6] = known | modrm | regW | rmR | rm8 // movzx
 	m[0xb7] = known | modrm | regW | rmR
 	m[0xb8] = known | modrm | regW | rmR // popcnt, with F3
@@ -279,69 +280,52 @@ func twoByteMap() (m [256]attr) {
 	m[0xc0] = known | modrm | rmRW | regRW | rm8 | reg8 // xadd
 	m[0xc1] = known | modrm | rmRW | regRW
 	m[0xc2] = known | modrm | imm8
-	m[0xc3] = known | modrm | memory | regR // movnti
-	m[0xc4] = known | modrm | imm8 | rmR    // pinsrw
-	m[0xc5] = known | modrm | imm8 | direct | regW
+	m[0xc3] = known | modrm | regR       // movnti
+	m[0xc4] = known | modrm | imm8 | rmR // pinsrw
+	m[0xc5] = known | modrm | imm8 | regW
 	m[0xc6] = known | modrm | imm8
 	m[0xc7] = known | modrm | group
-	m[0xd7] = known | modrm | direct | regW      // pmovmskb
-	m[0xf7] = known | modrm | direct | reads(di) // maskmovq
-	m[0xff] = flows(Trap) | modrm                // ud0
+	m[0xd7] = known | modrm | regW      // pmovmskb
+	m[0xf7] = known | modrm | reads(di) // maskmovq
+	m[0xff] = flows(Trap) | modrm       // ud0
 	return m
 }
 
-// threeByteMap is 0F 38: always ModRM, never an immediate.
+// threeByteMap is 0F 38: always ModRM, never an immediate. formsOf knows which
+// opcodes exist.
 func threeByteMap() (m [256]attr) {
-	fill := func(lo, hi int, a attr) {
-		for op := lo; op <= hi; op++ {
-			m[op] = known | modrm | a
-		}
+	for op := range m {
+		m[op] = known | modrm
 	}
-	fill(0x00, 0x0b, 0)
-	fill(0x10, 0x10, 0)
-	fill(0x14, 0x15, 0)
-	fill(0x17, 0x17, 0)
-	fill(0x1c, 0x1e, 0)
-	fill(0x20, 0x25, 0)
-	fill(0x28, 0x2b, 0)
-	fill(0x30, 0x35, 0)
-	fill(0x37, 0x41, 0)
-	fill(0x80, 0x82, memory|regR)
-	fill(0xc8, 0xcd, 0)
-	fill(0xcf, 0xcf, opaque)
-	fill(0xd8, 0xd8, opaque|memory)
-	fill(0xdb, 0xdf, opaque)
-	fill(0xf0, 0xf1, regRW|rmR) // crc32; movbe is told apart in operands
-	fill(0xf5, 0xf5, opaque|memory|regR)
-	fill(0xf6, 0xf6, opaque|regRW|rmR)
-	fill(0xf8, 0xf8, opaque|memory|regR)
-	fill(0xf9, 0xf9, opaque|memory|regR)
-	fill(0xfa, 0xfb, opaque|direct|regW|rmR)
-	fill(0xfc, 0xfc, opaque|memory|regR)
+	for _, op := range []byte{0x80, 0x81, 0x82, 0xf5, 0xf8, 0xf9, 0xfc} {
+		m[op] |= regR // to memory
+	}
+	for _, op := range []byte{0xcf, 0xd8, 0xdc, 0xdd, 0xde, 0xdf, 0xf5, 0xf6, 0xf8, 0xf9, 0xfa, 0xfb, 0xfc} {
+		m[op] |= opaque
+	}
+	m[0xf0] |= regRW | rmR // crc32; movbe is told apart in refine38
+	m[0xf1] |= regRW | rmR
+	m[0xf6] |= regRW | rmR // adcx, adox
+	m[0xfa] |= regW | rmR  // encodekey
+	m[0xfb] |= regW | rmR
 	return m
 }
 
 // immediateMap is 0F 3A: always ModRM and one byte of immediate.
 func immediateMap() (m [256]attr) {
-	fill := func(lo, hi int, a attr) {
-		for op := lo; op <= hi; op++ {
-			m[op] = known | modrm | imm8 | a
-		}
+	for op := range m {
+		m[op] = known | modrm | imm8
 	}
-	fill(0x08, 0x0f, 0)
-	fill(0x14, 0x17, rmW)
-	fill(0x20, 0x20, rmR)
-	fill(0x21, 0x21, 0)
-	fill(0x22, 0x22, rmR)
-	fill(0x40, 0x42, 0)
-	fill(0x44, 0x44, 0)
-	fill(0x60, 0x60, reads(ax|dx))
-	fill(0x61, 0x61, reads(ax|dx)|writes(cx))
-	fill(0x62, 0x62, 0)
-	fill(0x63, 0x63, writes(cx))
-	fill(0xcc, 0xcc, 0)
-	fill(0xce, 0xcf, opaque)
-	fill(0xdf, 0xdf, 0)
-	fill(0xf0, 0xf0, opaque|direct|reads(ax))
+	for op := 0x14; op <= 0x17; op++ {
+		m[op] |= rmW // pextr, extractps
+	}
+	m[0x20] |= rmR // pinsr
+	m[0x22] |= rmR
+	m[0x60] |= reads(ax | dx) // pcmpestrm
+	m[0x61] |= reads(ax|dx) | writes(cx)
+	m[0x63] |= writes(cx)
+	m[0xce] |= opaque
+	m[0xcf] |= opaque
+	m[0xf0] |= opaque | reads(ax) // hreset
 	return m
 }

@@ -1,14 +1,14 @@
 package disasm
 
-// readVEX consumes a VEX or EVEX prefix whose first byte is b, and the
-// opcode (SDM volume 2, 2.3.5 and 2.7.1).
+// readVEX consumes a VEX, EVEX or XOP prefix whose first byte is b, and the
+// opcode (SDM volume 2, 2.3.5 and 2.7.1; APM volume 3, 1.2.7 for XOP).
 func (s *Shape) readVEX(code []byte, pos int, b byte) (attr, int, error) {
 	if s.prefix&(opSize|rep|repNE|lock) != 0 || s.rex != 0 {
 		return 0, 0, ErrInvalid
 	}
 	need := 2 // bytes after b, the opcode included
 	switch b {
-	case 0xc4:
+	case 0xc4, 0x8f:
 		need = 3
 	case 0x62:
 		need = 4
@@ -27,7 +27,14 @@ func (s *Shape) readVEX(code []byte, pos int, b byte) (attr, int, error) {
 		s.opmap = vex + opmap(p[0]&31)
 		s.rex = ^p[0]>>5&7 | p[1]>>4&rexW
 		s.setVEX(p[1])
-		if p[0]&31 == 0 || p[0]&31 > 3 {
+		if s.opmap >= evex {
+			return 0, 0, ErrInvalid
+		}
+	case 0x8f:
+		s.opmap = xop + opmap(p[0]&31) - 8
+		s.rex = ^p[0]>>5&7 | p[1]>>4&rexW
+		s.setVEX(p[1])
+		if s.opmap >= opmaps {
 			return 0, 0, ErrInvalid
 		}
 	case 0x62:
@@ -53,7 +60,7 @@ func (s *Shape) setVEX(b byte) {
 	s.prefix |= [4]prefix{0, opSize, rep, repNE}[b&3]
 }
 
-// vectorAttr returns what is known about a VEX or EVEX opcode.
+// vectorAttr returns what is known about a VEX, EVEX or XOP opcode.
 func (s *Shape) vectorAttr() attr {
 	a := known | modrm | opaque
 	switch s.opmap {
@@ -81,6 +88,21 @@ func (s *Shape) vectorAttr() attr {
 		return a
 	case evex + 6:
 		return a
+	case xop:
+		return a | imm8
+	case xop + 1:
+		switch s.opcode {
+		case 0x01, 0x02: // blcfill and the rest of TBM
+			return a | vvvvW | rmR
+		case 0x12: // llwpcb, slwpcb
+			return a | rmRW
+		}
+		return a
+	case xop + 2:
+		if s.opcode == 0x10 { // bextr
+			return a | immD | regW | rmR
+		}
+		return a | immD | vvvvR | rmR // lwpins, lwpval
 	}
 	return 0
 }
@@ -97,11 +119,11 @@ func (s *Shape) vectorAttr0F(a attr) attr {
 		return a | imm8 | rmR
 	case op == 0xc5:
 		return a | imm8 | regW
-	case op == 0x2a, op == 0x7b && s.opmap >= evex:
+	case op == 0x2a, op == 0x7b && s.opmap > evex:
 		if scalar {
 			return a | rmR
 		}
-	case op == 0x2c, op == 0x2d, (op == 0x78 || op == 0x79) && s.opmap >= evex:
+	case op == 0x2c, op == 0x2d, (op == 0x78 || op == 0x79) && s.opmap > evex:
 		if scalar {
 			return a | regW
 		}
@@ -131,7 +153,7 @@ func (s *Shape) vexAttr38(a attr) attr {
 	case op == 0xf6: // mulx
 		return a&^opaque | regW | vvvvW | rmR | reads(dx)
 	case op >= 0xe0 && op <= 0xef:
-		return a | memory | regRW | vvvvR
+		return a | regRW | vvvvR
 	}
 	return a
 }
