@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
+	osexec "os/exec"
 	"os/signal"
 	"syscall"
+	"time"
+	"unsafe"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -98,7 +100,7 @@ func (f *traceFlags) options() (trace.Options, error) {
 // traceChild runs the command. The first interrupt or termination is the command's: it is passed on, unless the terminal
 // has done that already. The second ends the trace.
 func traceChild(args []string, opts trace.Options) (*trace.Result, error) {
-	path, err := exec.LookPath(args[0])
+	path, err := trace.FindCommand(args[0])
 	if err != nil {
 		return nil, err
 	}
@@ -135,14 +137,14 @@ func inForeground() bool {
 }
 
 func traceFailure(err error) error {
-	status := exitOwnFailure
+	var exec *trace.ExecError
 	switch {
-	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
-		status = exitNotFound
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ENOEXEC):
-		status = exitNotExecutable
+	case !errors.As(err, &exec):
+		return &failure{exitOwnFailure, err}
+	case errors.Is(err, osexec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		return &failure{exitNotFound, err}
 	}
-	return &failure{status, err}
+	return &failure{exitNotExecutable, err}
 }
 
 // passOn ends as the command did: with its exit status or by its signal.
@@ -157,9 +159,15 @@ func passOn(state *os.ProcessState) error {
 		}
 		return nil
 	}
-	// No second core file of our own.
-	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
-	signal.Reset(status.Signal())
-	_ = unix.Kill(unix.Getpid(), status.Signal())
+	dieBy(status.Signal())
 	return exitStatus(128 + int(status.Signal()))
+}
+
+// dieBy ends this process by a signal, without a core file of its own and without Go's report.
+func dieBy(s syscall.Signal) {
+	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+	var defaultAction [4]uint64 // struct sigaction of the kernel: SIG_DFL, no flags, no mask
+	_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&defaultAction)), 0, 8, 0, 0)
+	_ = unix.Kill(unix.Getpid(), s)
+	time.Sleep(time.Second) // the signal may be delivered to another thread
 }

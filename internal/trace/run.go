@@ -129,14 +129,18 @@ func startStopped(path string, argv []string, ready func(pid int) error) (*os.Pr
 		Sys:   &syscall.SysProcAttr{Ptrace: true},
 	})
 	if err != nil {
-		return nil, err
+		var pathErr *os.PathError
+		if errors.As(err, &pathErr) {
+			err = pathErr.Err
+		}
+		return nil, &ExecError{path, err}
 	}
 	var status unix.WaitStatus
 	if _, err := unix.Wait4(child.Pid, &status, 0, nil); err != nil {
 		return nil, fmt.Errorf("wait for %s to start: %w", path, err)
 	}
 	if !status.Stopped() {
-		return nil, fmt.Errorf("%s ended before its first instruction (wait status %#x)", path, uint32(status))
+		return nil, &ExecError{path, fmt.Errorf("the kernel ended it before its first instruction: %v", status.Signal())}
 	}
 	err = ready(child.Pid)
 	if err == nil {

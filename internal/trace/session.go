@@ -13,6 +13,7 @@ import (
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/bpf"
 	"bulkhead/internal/cfi"
+	"bulkhead/internal/kernel"
 	"bulkhead/internal/perf"
 )
 
@@ -72,11 +73,11 @@ func newSession(opts Options) (*session, error) {
 	}
 	records, err := perf.Open()
 	if err != nil {
-		return nil, err
+		return nil, explain(err)
 	}
 	tracer, err := bpf.NewTracer(bpf.Options{Follow: opts.Follow, EveryChain: opts.EveryChain, Stream: opts.Stream != nil})
 	if err != nil {
-		return nil, errors.Join(err, records.Close())
+		return nil, errors.Join(explain(err), records.Close())
 	}
 	s := &session{
 		opts: opts, tracer: tracer, records: records,
@@ -96,6 +97,15 @@ func newSession(opts Options) (*session, error) {
 	s.walkers.Add(1)
 	go s.walkCaptures()
 	return s, nil
+}
+
+// explain replaces the kernel's refusal by what is missing and the remedy, where the probes find it.
+func explain(err error) error {
+	var missing *kernel.NotSupported
+	if errors.As(kernel.Require(kernel.Trace), &missing) {
+		return fmt.Errorf("%w (bulkhead doctor tells all)", missing)
+	}
+	return err
 }
 
 // start begins the trace of a process that does not run at the moment or that ran before.
