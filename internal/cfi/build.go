@@ -125,6 +125,13 @@ func (x *executor) verdict(s *state) verdict {
 	return v
 }
 
+// returnsHere reports rules of code that is returned to without having made a call: a signal trampoline, or where a thread
+// or coroutine begins. Such return addresses are of the first instruction, and a walk looks one byte below.
+func (x *executor) returnsHere(rule uint16) bool {
+	kind := x.builder.Rules[rule].CFA
+	return kind == KindEnd || kind == KindSignal
+}
+
 // entry appends the rows of one FDE.
 func (x *executor) entry(e *entry) {
 	b := x.builder
@@ -142,12 +149,18 @@ func (x *executor) entry(e *entry) {
 	m.cie, m.state, m.stack = e.cie, e.cie.initial, m.stack[:0]
 	m.loc, m.origin, m.plain = e.begin, x.section.addr+uint64(e.program), int64(m.state.offset)
 
+	if e.outermost {
+		m.state, program = outermostState, nil
+	}
 	from := begin
 	emit := func(to uint64) {
 		if to <= from {
 			return
 		}
 		v := x.verdict(&m.state)
+		if from == begin && begin > b.end && x.returnsHere(v.rule) {
+			from--
+		}
 		b.row(from, v.rule)
 		if v.why != 0 {
 			b.lose(from, to, v.why)

@@ -33,12 +33,16 @@ func (r *codeReader) read(addr, n, limit uint64) ([]byte, error) {
 }
 
 // gaps returns the code that no entry covers, in the order of addresses, without what is only padding between
-// functions.
+// functions. On the way it marks the entries of outermost functions.
 func (e *ehFrame) gaps(f *objfile.File) ([]gap, error) {
-	entries := e.entries
-	byAddress := func(a, b entry) int { return cmp.Compare(a.begin, b.begin) }
+	// Entries are marked below, so this is a list of pointers.
+	entries := make([]*entry, len(e.entries))
+	for i := range entries {
+		entries[i] = &e.entries[i]
+	}
+	byAddress := func(a, b *entry) int { return cmp.Compare(a.begin, b.begin) }
 	if !slices.IsSortedFunc(entries, byAddress) {
-		entries = slices.SortedStableFunc(slices.Values(entries), byAddress)
+		slices.SortStableFunc(entries, byAddress)
 	}
 	reader := codeReader{file: f}
 	var gaps []gap
@@ -64,12 +68,36 @@ func (e *ehFrame) gaps(f *objfile.File) ([]gap, error) {
 			if len(entries) == 0 || entries[0].begin >= end {
 				break
 			}
-			pos = max(pos, entries[0].end)
+			first := entries[0]
+			if size := first.end - first.begin; size >= minStartContext && size <= maxStartContext && first.end <= end {
+				data, err := reader.read(first.begin, size, end)
+				if err != nil {
+					return nil, err
+				}
+				first.outermost = isStartContext(data)
+			}
+			pos = max(pos, first.end)
 			entries = entries[1:]
 		}
 	}
 	return gaps, nil
 }
+
+// glibc's __start_context is where the function of a makecontext stack returns to: mov %rbx,%rsp; mov (%rsp),%rdi;
+// test %rdi,%rdi. It is the outermost frame there, but its FDE describes an ordinary function (glibc 2.36), so that a
+// walk would go on with what else is on that stack.
+var startContext = []byte{0x48, 0x89, 0xdc, 0x48, 0x8b, 0x3c, 0x24, 0x48, 0x85, 0xff}
+
+const (
+	minStartContext = 16 // bytes of the whole function
+	maxStartContext = 128
+)
+
+func isStartContext(code []byte) bool {
+	return bytes.HasPrefix(bytes.TrimPrefix(code, endbr64), startContext)
+}
+
+var endbr64 = []byte{0xf3, 0x0f, 0x1e, 0xfa}
 
 // codeRanges returns what of a file is code: its executable sections or, without section headers, all that is mapped
 // executable. Sorted by address, without overlap.
@@ -180,6 +208,12 @@ func (e *ehFrame) fill(f *objfile.File) (spans []span, losses []Loss, err error)
 		gaps = cut(gaps, []addressRange{{first.Entry, last.End}})
 	}
 	starts := functionStarts(f, gaps)
+	if r, ok := entryPoint(f.Entry, gaps, starts); ok {
+		seg, _ := mapped.at(r.begin)
+		bias := seg.offset - seg.vaddr
+		spans = append(spans, span{r.begin + bias, r.end + bias, Rule{CFA: KindEnd}})
+		gaps = cut(gaps, []addressRange{r})
+	}
 	for _, g := range gaps {
 		more, lost := synthesize(g, starts)
 		spans = append(spans, more...)
@@ -187,6 +221,22 @@ func (e *ehFrame) fill(f *objfile.File) (spans []span, losses []Loss, err error)
 	}
 	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.begin, b.begin) })
 	return spans, losses, nil
+}
+
+// entryPoint returns the range of the function that the kernel starts, where it has no description of its own: nobody called
+// it, and on its stack is argc.
+func entryPoint(entry uint64, gaps []gap, starts []uint64) (addressRange, bool) {
+	for _, g := range gaps {
+		if !g.holds(entry) {
+			continue
+		}
+		end := g.addr + uint64(len(g.code))
+		if i, _ := slices.BinarySearch(starts, entry+1); i < len(starts) {
+			end = min(end, starts[i])
+		}
+		return addressRange{entry, end}, true
+	}
+	return addressRange{}, false
 }
 
 // functionStarts returns the addresses of functions as far as a file tells them: its entry point, symbols, pointers that

@@ -33,6 +33,9 @@ type state struct {
 // initialState is what holds before a CIE's instructions.
 var initialState = state{ra: location{how: isUnknown}}
 
+// outermostState is that of code without a caller.
+var outermostState = state{ra: location{how: isUndefined}}
+
 // maxRemembered bounds DW_CFA_remember_state; compilers nest one or two deep.
 const maxRemembered = 64
 

@@ -1,0 +1,103 @@
+package cfi
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// buildGo builds a Go fixture.
+func buildGo(t *testing.T, name string, env []string, flags ...string) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), name)
+	args := append([]string{"build", "-o", out}, flags...)
+	cmd := exec.Command("go", append(args, "./"+filepath.Join("testdata", name))...)
+	cmd.Env = append(os.Environ(), env...)
+	if b, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building %s: %v\n%s", name, err, b)
+	}
+	return out
+}
+
+// unwindThreads unwinds all threads of a process that are in a system call.
+func unwindThreads(t *testing.T, pid int) (stacks [][]string, errs []error) {
+	t.Helper()
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range tasks {
+		tid, _ := strconv.Atoi(task.Name())
+		regs := stopThread(t, tid)
+		if !regs.InSyscall {
+			unix.PtraceDetach(tid)
+			continue
+		}
+		p := newLiveProcess(t, pid)
+		frames, err := Unwind(regs, NewProcessMemory(tid), p.resolve, 128)
+		unix.PtraceDetach(tid)
+		var names []string
+		for _, f := range frames {
+			name := p.name(f.PC)
+			if f.Guessed {
+				name += " (guessed)"
+			}
+			names = append(names, name)
+		}
+		stacks, errs = append(stacks, names), append(errs, err)
+	}
+	return stacks, errs
+}
+
+func TestLiveGo(t *testing.T) {
+	for _, flags := range [][]string{nil, {"-buildmode=pie"}, {"-ldflags=-s -w"}} {
+		t.Run(strings.Join(flags, ""), func(t *testing.T) {
+			program := buildGo(t, "gochain", []string{"CGO_ENABLED=0"}, flags...)
+			wants := [][]string{
+				{"*", "syscall.Syscall", "main.inner", "main.outer", "main.waiter", "runtime.goexit"},
+				{"*", "runtime.systemstack", "*", "runtime.GC", "main.collect", "main.main", "runtime.main", "runtime.goexit"},
+				{"*", "runtime.stoplockedm", "runtime.schedule", "*", "runtime.mcall"},
+			}
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			cmd := exec.Command(program)
+			cmd.Env = append(os.Environ(), "GODEBUG=asyncpreemptoff=1")
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { cmd.Process.Kill(); cmd.Wait() }()
+			var last [][]string
+			for deadline := time.Now().Add(10 * time.Second); len(wants) > 0 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+				stacks, errs := unwindThreads(t, cmd.Process.Pid)
+				for i, stack := range stacks {
+					if errs[i] != nil && slices.ContainsFunc(stack, func(s string) bool { return strings.HasPrefix(s, "runtime.") }) {
+						t.Errorf("%q: %v", stack, errs[i])
+					}
+					wants = slices.DeleteFunc(wants, func(want []string) bool { return matches(stack, want...) })
+				}
+				last = stacks
+			}
+			for _, want := range wants {
+				t.Errorf("no thread has the stack %q; the last had %q", want, last)
+			}
+		})
+	}
+}
+
+func TestLiveCgo(t *testing.T) {
+	program := buildGo(t, "gocallback", []string{"CGO_ENABLED=1"})
+	names, _, err := unwindLive(t, unix.SYS_PAUSE, program)
+	t.Log(names)
+	checkChain(t, names, err,
+		"pause", "runtime.asmcgocall", "runtime.cgocall", "main._Cfunc_innerC", "main.callInner", "*",
+		"runtime.cgocallback", "crosscall2", "goMiddle", "runtime.asmcgocall", "runtime.cgocall", "main._Cfunc_outerC", "main.callOuter", "main.main", "runtime.main", "runtime.goexit")
+}
