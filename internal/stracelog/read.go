@@ -93,15 +93,15 @@ func (l *log) read(r io.Reader) error {
 	var long []byte
 	for {
 		b, err := in.ReadSlice('\n')
+		if len(long)+len(b) > maxLine {
+			return fmt.Errorf("line %d is longer than %d MB: not a log of strace", l.lines+1, maxLine>>20)
+		}
 		if errors.Is(err, bufio.ErrBufferFull) {
-			if long = append(long, b...); len(long) > maxLine {
-				return fmt.Errorf("line %d is longer than %d MB: not a log of strace", l.lines+1, maxLine>>20)
-			}
+			long = append(long, b...)
 			continue
 		}
 		if len(long) > 0 {
-			long = append(long, b...)
-			b, long = long, long[:0]
+			b, long = append(long, b...), long[:0]
 		}
 		if len(b) > 0 {
 			l.line(bytes.TrimRight(b, "\r\n"))
