@@ -1,0 +1,4 @@
+package analysis
+
+// Cache is not there yet.
+type Cache struct{}

@@ -1,0 +1,109 @@
+package analysis
+
+import (
+	"path/filepath"
+
+	"bulkhead/internal/attribution"
+	"bulkhead/internal/dso"
+	"bulkhead/internal/objfile"
+)
+
+// A fid names a function of the program: the object's first plus the index in
+// its summary.
+type fid = uint32
+
+// A linked is one object of the program.
+type linked struct {
+	*Summary
+	object  *dso.Object
+	first   fid
+	conduit bool
+	bound   []binding // by import; resolved on demand
+	asked   []bool
+	index   int
+}
+
+// A binding is the definition that an import resolves to.
+type binding struct {
+	object *linked // nil: undefined
+	export *Export
+}
+
+// A program is a set of summaries that are loaded together, in search order.
+type program struct {
+	objects []*linked
+	owner   []*linked // by function
+	defs    map[string][]binding
+}
+
+func newProgram(objects []*dso.Object, summaries []*Summary, conduits attribution.Conduits) *program {
+	p := &program{defs: map[string][]binding{}}
+	for i, o := range objects {
+		s := summaries[i]
+		l := &linked{
+			Summary: s, object: o, first: fid(len(p.owner)), index: i, conduit: conduits.Match(o.Path) || isNamed(o, conduits),
+			bound: make([]binding, len(s.Imports)), asked: make([]bool, len(s.Imports)),
+		}
+		p.objects = append(p.objects, l)
+		for range s.Funcs {
+			p.owner = append(p.owner, l)
+		}
+		for j := range s.Exports {
+			e := &s.Exports[j]
+			p.defs[e.Name] = append(p.defs[e.Name], binding{l, e})
+		}
+	}
+	return p
+}
+
+// isNamed reports whether an object is a conduit by a name that it was asked for
+// under: a link's name says more than "libc.so" does.
+func isNamed(o *dso.Object, conduits attribution.Conduits) bool {
+	for _, name := range o.RequestedAs {
+		if conduits.Match(filepath.Base(name)) {
+			return true
+		}
+	}
+	return false
+}
+
+// resolve returns the definition that import i of object l binds to.
+func (p *program) resolve(l *linked, i uint32) binding {
+	if !l.asked[i] {
+		l.asked[i] = true
+		im := &l.Imports[i]
+		l.bound[i] = p.lookup(im.Name, im.Version)
+	}
+	return l.bound[i]
+}
+
+// lookup finds a symbol in search order. A version must match where both sides
+// have one; without one, the default version is meant.
+func (p *program) lookup(name, version string) binding {
+	var other binding
+	for _, d := range p.defs[name] {
+		switch {
+		case version == "" && (d.export.Version == "" || d.export.Default), version == d.export.Version:
+			return d
+		case d.export.Version == "":
+			return d
+		case version == "" && other.object == nil:
+			other = d
+		}
+	}
+	return other
+}
+
+// name returns the symbol that a function is known by, for messages.
+func (l *linked) symbolizer() *objfile.Symbolizer {
+	f, err := objfile.Open(l.object.Path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	s, err := f.Symbolizer()
+	if err != nil && s == nil {
+		return nil
+	}
+	return s
+}

@@ -1,0 +1,631 @@
+package analysis
+
+import "sort"
+
+// why says how a function was first reached.
+type why struct {
+	from fid    // the function that leads here, or noFunc for a root
+	off  uint32 // of the instruction in from
+	kind whyKind
+}
+
+type whyKind uint8
+
+const (
+	byRoot    whyKind = iota // the kernel, the loader or the C library starts it
+	byCall                   // called or jumped to
+	byAddress                // its address escapes in from
+	byData                   // its address is in data that from names
+)
+
+const noFunc = ^fid(0)
+
+// An edge is a call that was resolved.
+type edge struct {
+	to   fid
+	off  uint32
+	tail bool
+}
+
+// A numbered is a system call instruction with a number.
+type numbered struct {
+	off uint32
+	abi SiteABI
+	nr  int
+}
+
+// reach finds what a program can reach: the least set of functions, data and
+// values that is closed under calls, escapes of addresses, and what registers
+// carry into functions.
+type reach struct {
+	*program
+	reached, escaped []bool
+	why              []why
+	edges            [][]edge
+	open             []bool // calls through pointers that are not followed
+	numbers          [][]numbered
+	unresolved       map[place]bool
+	spans            [][]bool // by object and span
+	slots            [][]bool
+	nodes            map[nodeKey]*node
+	work             []fid
+	dlopens          map[string][]place // library names opened, and where
+	openEnds         map[place]string
+	cause            why // of what is escaping now
+}
+
+// A place is an instruction.
+type place struct {
+	fn  fid
+	off uint32
+}
+
+type nodeKey struct {
+	fn  fid
+	reg uint8
+}
+
+// A node holds what a register may carry into a function.
+type node struct {
+	funcs   []fid
+	numbers []int64
+	unknown bool
+	uses    []use
+}
+
+// A use is what a function does with a value that it was entered with.
+type use struct {
+	kind useKind
+	call uint32  // useCall: index in the summary
+	site uint32  // useSite: index in the run of sites
+	to   nodeKey // useForward
+	fn   fid
+	off  uint32
+}
+
+type useKind uint8
+
+const (
+	useCall useKind = iota
+	useSite
+	useForward
+	useEscape
+)
+
+func newReach(p *program) *reach {
+	n := len(p.owner)
+	r := &reach{
+		program: p, reached: make([]bool, n), escaped: make([]bool, n), why: make([]why, n),
+		edges: make([][]edge, n), open: make([]bool, n), numbers: make([][]numbered, n),
+		unresolved: map[place]bool{}, nodes: map[nodeKey]*node{},
+		dlopens: map[string][]place{}, openEnds: map[place]string{},
+	}
+	for _, l := range p.objects {
+		r.spans = append(r.spans, make([]bool, len(l.Spans)))
+		r.slots = append(r.slots, make([]bool, len(l.Slots)))
+	}
+	return r
+}
+
+// run starts at the roots and works until nothing new is reached.
+func (r *reach) run() {
+	r.cause = why{from: noFunc}
+	for _, l := range r.objects {
+		r.roots(l)
+	}
+	r.drain()
+}
+
+func (r *reach) drain() {
+	for len(r.work) > 0 {
+		f := r.work[len(r.work)-1]
+		r.work = r.work[:len(r.work)-1]
+		r.function(f)
+	}
+}
+
+// roots are the functions of an object that the kernel, the loader or the C
+// library calls without a call that the code shows.
+func (r *reach) roots(l *linked) {
+	r.cause = why{from: noFunc}
+	if l.index == 0 || l.object.Interp {
+		if l.Entry != none {
+			r.escape(l.first + l.Entry)
+		}
+	}
+	for _, list := range [][]uint32{l.Init, l.Fini} {
+		for _, f := range list {
+			r.escape(l.first + f)
+		}
+	}
+	if l.Go {
+		for i := range l.Funcs {
+			r.reach(l.first+fid(i), r.cause)
+		}
+	}
+	for _, c := range l.Copies {
+		if b := r.resolve(l, c.Import); b.object != nil {
+			r.data(b.object, b.export.Value, b.export.Size)
+		}
+	}
+	for i := range l.Slots {
+		// The loader runs the resolvers of all its relocations.
+		switch sl := &l.Slots[i]; sl.Kind {
+		case SlotResolver:
+			if sl.Target != none {
+				r.reach(l.first+sl.Target, r.cause)
+			}
+		case SlotImport:
+			if b := r.resolve(l, sl.Target); b.object != nil && b.export.Kind == ExportResolver {
+				r.reach(b.object.first+b.export.Func, r.cause)
+			}
+		}
+	}
+	if l.object.Interp {
+		for _, name := range loaderCalls {
+			for _, d := range r.defs[name] {
+				if d.export.Kind == ExportFunc && d.object.conduit {
+					r.escape(d.object.first + d.export.Func)
+				}
+			}
+		}
+	}
+}
+
+// loaderCalls are the functions that dynamic loaders look up by name: glibc's in
+// libc.so (elf/dl-minimal.c, elf/dl-call-libc-early-init.c), musl's in itself
+// (ldso/dynlink.c).
+var loaderCalls = []string{
+	"__libc_early_init", "malloc", "calloc", "realloc", "free",
+	"__dls2", "__dls2b", "__dls3",
+}
+
+// reach marks a function as reachable.
+func (r *reach) reach(f fid, because why) {
+	if !r.reached[f] {
+		r.reached[f] = true
+		r.why[f] = because
+		r.work = append(r.work, f)
+	}
+}
+
+// escape marks a function as callable from anywhere with anything.
+func (r *reach) escape(f fid) {
+	if r.escaped[f] {
+		return
+	}
+	r.escaped[f] = true
+	r.reach(f, r.cause)
+	for uses, reg := r.funcOf(f).Uses, uint8(0); uses != 0; uses, reg = uses>>1, reg+1 {
+		if uses&1 != 0 {
+			r.addUnknown(nodeKey{f, reg})
+		}
+	}
+}
+
+func (r *reach) funcOf(f fid) *Func {
+	l := r.owner[f]
+	return &l.Funcs[f-l.first]
+}
+
+// span marks a span's pointers as reachable.
+func (r *reach) span(l *linked, i uint32) {
+	if r.spans[l.index][i] {
+		return
+	}
+	r.spans[l.index][i] = true
+	from := uint32(0)
+	if i > 0 {
+		from = l.Spans[i-1].Slots
+	}
+	for s := from; s < l.Spans[i].Slots; s++ {
+		r.slot(l, s)
+	}
+}
+
+// slot lets what a slot holds escape.
+func (r *reach) slot(l *linked, i uint32) {
+	if r.slots[l.index][i] {
+		return
+	}
+	r.slots[l.index][i] = true
+	sl := &l.Slots[i]
+	if sl.Target == none {
+		return
+	}
+	cause := r.cause
+	if r.cause.kind == byAddress {
+		r.cause.kind = byData
+	}
+	switch sl.Kind {
+	case SlotFunc:
+		r.escape(l.first + sl.Target)
+	case SlotData:
+		r.span(l, sl.Target)
+	case SlotImport:
+		r.imported(l, sl.Target, sl.Addend)
+	case SlotResolver:
+		r.resolver(l, sl.Target)
+	}
+	r.cause = cause
+}
+
+// imported lets the address of an imported symbol escape.
+func (r *reach) imported(l *linked, i uint32, addend int64) {
+	b := r.resolve(l, i)
+	if b.object == nil {
+		return
+	}
+	switch b.export.Kind {
+	case ExportData:
+		r.data(b.object, b.export.Value, b.export.Size)
+	case ExportFunc:
+		r.escape(b.object.first + b.export.Func)
+	case ExportResolver:
+		r.resolver(b.object, b.export.Func)
+	}
+}
+
+// resolver lets what an IFUNC resolver returns escape.
+func (r *reach) resolver(l *linked, fn uint32) {
+	r.reach(l.first+fn, r.cause)
+	for _, t := range r.returned(l, fn) {
+		r.escape(t)
+	}
+}
+
+// returned lists the functions that a resolver returns.
+func (r *reach) returned(l *linked, fn uint32) []fid {
+	var out []fid
+	for _, i := range l.returns(fn) {
+		for _, e := range l.members(i) {
+			switch e.Op {
+			case OpFunc:
+				out = append(out, l.first+e.I)
+			case OpImport:
+				if b := r.resolve(l, e.I); b.object != nil && b.export.Kind == ExportFunc {
+					out = append(out, b.object.first+b.export.Func)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// data marks exported data as reachable.
+func (r *reach) data(l *linked, addr, size uint64) {
+	i := uint32(sort.Search(len(l.Spans), func(i int) bool { return l.Spans[i].End > addr }))
+	for ; int(i) < len(l.Spans) && l.Spans[i].Start < addr+max(size, 1); i++ {
+		r.span(l, i)
+	}
+}
+
+// function follows everything that a function does.
+func (r *reach) function(f fid) {
+	l := r.owner[f]
+	i := f - l.first
+	for _, ref := range l.refs(i) {
+		r.cause = why{f, ref.Off, byAddress}
+		switch ref.Kind {
+		case RefFunc:
+			r.escape(l.first + ref.Target)
+		case RefSpan:
+			r.span(l, ref.Target)
+		case RefImport:
+			r.imported(l, ref.Target, ref.Addend)
+		case RefSlot:
+			r.slot(l, ref.Target)
+		case RefImportSlot:
+			if o, s, ok := r.importSlot(l, ref.Target, ref.Addend); ok {
+				r.slot(o, s)
+			}
+		}
+	}
+	first := l.firstCall(i)
+	for j := range l.calls(i) {
+		r.call(l, f, first+uint32(j))
+	}
+	for j, s := range l.sites(i) {
+		for _, e := range l.members(s.Expr) {
+			switch {
+			case e.Op == OpConst:
+				r.number(f, s, e.N)
+			case e.Op == OpParam:
+				r.use(nodeKey{f, uint8(e.I)}, use{kind: useSite, site: uint32(j), fn: f})
+			case e.Op == OpStackParam && e.N == 8:
+				r.use(nodeKey{f, regStack}, use{kind: useSite, site: uint32(j), fn: f})
+			default:
+				r.unresolved[place{f, s.Off}] = true
+			}
+		}
+	}
+}
+
+func (r *reach) number(f fid, s Site, n int64) {
+	x := numbered{s.Off, s.ABI, int(uint32(n))}
+	for _, have := range r.numbers[f] {
+		if have == x {
+			return
+		}
+	}
+	r.numbers[f] = append(r.numbers[f], x)
+}
+
+// importSlot finds the slot of imported data.
+func (r *reach) importSlot(l *linked, imp uint32, addend int64) (*linked, uint32, bool) {
+	b := r.resolve(l, imp)
+	if b.object == nil || b.export.Kind != ExportData {
+		return nil, 0, false
+	}
+	i, ok := b.object.slotAt(b.export.Value + uint64(addend))
+	return b.object, i, ok
+}
+
+func (s *Summary) slotAt(addr uint64) (uint32, bool) {
+	i := sort.Search(len(s.Slots), func(i int) bool { return s.Slots[i].Addr >= addr })
+	return uint32(i), i < len(s.Slots) && s.Slots[i].Addr == addr
+}
+
+// call follows call c (an index of the summary's table) of function f.
+func (r *reach) call(l *linked, f fid, c uint32) {
+	call := &l.Calls[c]
+	switch call.Kind {
+	case CallFunc:
+		r.connect(l, f, c, l.first+call.Target)
+	case CallImport:
+		r.callImport(l, f, c, call.Target)
+	case CallIndirect:
+		for _, e := range l.members(call.Target) {
+			r.callExpr(l, f, c, e)
+		}
+	}
+}
+
+func (r *reach) callImport(l *linked, f fid, c, imp uint32) {
+	b := r.resolve(l, imp)
+	if b.object == nil {
+		r.callUnknown(l, f, c, false)
+		return
+	}
+	switch b.export.Kind {
+	case ExportFunc:
+		r.connect(l, f, c, b.object.first+b.export.Func)
+	case ExportResolver:
+		for _, t := range r.returned(b.object, b.export.Func) {
+			r.connect(l, f, c, t)
+		}
+	}
+}
+
+// callExpr follows a call of what an expression gives.
+func (r *reach) callExpr(l *linked, f fid, c uint32, e Expr) {
+	switch e.Op {
+	case OpFunc:
+		r.connect(l, f, c, l.first+e.I)
+	case OpImport:
+		r.callImport(l, f, c, e.I)
+	case OpParam:
+		r.use(nodeKey{f, uint8(e.I)}, use{kind: useCall, call: c, fn: f})
+	case OpSlot:
+		if s, ok := l.slotAt(uint64(e.N)); ok {
+			r.callSlot(l, f, c, l, s)
+		}
+		r.callUnknown(l, f, c, true)
+	case OpImportSlot:
+		if o, s, ok := r.importSlot(l, e.I, e.N); ok {
+			r.callSlot(l, f, c, o, s)
+		}
+		r.callUnknown(l, f, c, true)
+	default:
+		r.callUnknown(l, f, c, true)
+	}
+}
+
+// callSlot follows a call of what slot s of object o holds at the start.
+func (r *reach) callSlot(l *linked, f fid, c uint32, o *linked, s uint32) {
+	sl := &o.Slots[s]
+	if sl.Target == none {
+		return
+	}
+	switch sl.Kind {
+	case SlotFunc:
+		r.connect(l, f, c, o.first+sl.Target)
+	case SlotImport:
+		if b := r.resolve(o, sl.Target); b.object != nil && b.export.Kind == ExportFunc {
+			r.connect(l, f, c, b.object.first+b.export.Func)
+		} else if b.object != nil && b.export.Kind == ExportResolver {
+			for _, t := range r.returned(b.object, b.export.Func) {
+				r.connect(l, f, c, t)
+			}
+		}
+	case SlotResolver:
+		for _, t := range r.returned(o, sl.Target) {
+			r.connect(l, f, c, t)
+		}
+	}
+}
+
+// callUnknown follows a call whose target is one of the escaped functions: what
+// it hands over escapes.
+func (r *reach) callUnknown(l *linked, f fid, c uint32, open bool) {
+	if open {
+		r.open[f] = true
+	}
+	for _, a := range l.args(c) {
+		for _, e := range l.members(a.Expr) {
+			r.escapeExpr(l, f, l.Calls[c].Off, e)
+		}
+	}
+}
+
+func (r *reach) escapeExpr(l *linked, f fid, off uint32, e Expr) {
+	r.cause = why{f, off, byAddress}
+	switch e.Op {
+	case OpFunc:
+		r.escape(l.first + e.I)
+	case OpImport:
+		r.imported(l, e.I, e.N)
+	case OpParam:
+		r.use(nodeKey{f, uint8(e.I)}, use{kind: useEscape, fn: f, off: off})
+	}
+}
+
+// connect adds an edge from call c of f and hands the arguments over.
+func (r *reach) connect(l *linked, f fid, c uint32, to fid) {
+	off := l.Calls[c].Off
+	for _, e := range r.edges[f] {
+		if e.to == to && e.off == off {
+			return
+		}
+	}
+	r.edges[f] = append(r.edges[f], edge{to, off, l.Calls[c].Tail})
+	r.reach(to, why{f, off, byCall})
+	callee := r.funcOf(to)
+	missing := callee.Uses
+	for _, a := range l.args(c) {
+		bit := uint32(1) << a.Reg
+		if callee.Escapes&bit != 0 {
+			for _, e := range l.members(a.Expr) {
+				r.escapeExpr(l, f, off, e)
+			}
+		}
+		if callee.Uses&bit == 0 {
+			continue
+		}
+		missing &^= bit
+		for _, e := range l.members(a.Expr) {
+			r.hand(l, f, e, nodeKey{to, a.Reg})
+		}
+	}
+	for reg := uint8(0); missing != 0; missing, reg = missing>>1, reg+1 {
+		if missing&1 != 0 {
+			r.addUnknown(nodeKey{to, reg})
+		}
+	}
+}
+
+// hand passes a value of function f into a node.
+func (r *reach) hand(l *linked, f fid, e Expr, to nodeKey) {
+	switch e.Op {
+	case OpFunc:
+		r.addFunc(to, l.first+e.I, why{f, 0, byAddress})
+	case OpConst:
+		r.addNumber(to, e.N)
+	case OpParam:
+		r.use(nodeKey{f, uint8(e.I)}, use{kind: useForward, to: to, fn: f})
+	case OpImport:
+		b := r.resolve(l, e.I)
+		if b.object == nil {
+			return
+		}
+		switch b.export.Kind {
+		case ExportFunc:
+			r.addFunc(to, b.object.first+b.export.Func, why{f, 0, byAddress})
+		case ExportResolver:
+			for _, t := range r.returned(b.object, b.export.Func) {
+				r.addFunc(to, t, why{f, 0, byAddress})
+			}
+		default:
+			r.data(b.object, b.export.Value, b.export.Size)
+			r.addUnknown(to)
+		}
+	default:
+		r.addUnknown(to)
+	}
+}
+
+func (r *reach) node(k nodeKey) *node {
+	n := r.nodes[k]
+	if n == nil {
+		n = new(node)
+		r.nodes[k] = n
+	}
+	return n
+}
+
+func (r *reach) addFunc(k nodeKey, f fid, because why) {
+	n := r.node(k)
+	for _, have := range n.funcs {
+		if have == f {
+			return
+		}
+	}
+	n.funcs = append(n.funcs, f)
+	r.cause = because
+	for i := 0; i < len(n.uses); i++ {
+		r.apply(n, n.uses[i], &f, nil)
+	}
+}
+
+func (r *reach) addNumber(k nodeKey, v int64) {
+	n := r.node(k)
+	for _, have := range n.numbers {
+		if have == v {
+			return
+		}
+	}
+	n.numbers = append(n.numbers, v)
+	for i := 0; i < len(n.uses); i++ {
+		r.apply(n, n.uses[i], nil, &v)
+	}
+}
+
+func (r *reach) addUnknown(k nodeKey) {
+	n := r.node(k)
+	if n.unknown {
+		return
+	}
+	n.unknown = true
+	for i := 0; i < len(n.uses); i++ {
+		r.applyUnknown(n.uses[i])
+	}
+}
+
+// use adds a use to a node and applies it to what the node holds.
+func (r *reach) use(k nodeKey, u use) {
+	n := r.node(k)
+	for _, have := range n.uses {
+		if have == u {
+			return
+		}
+	}
+	n.uses = append(n.uses, u)
+	for i := 0; i < len(n.funcs); i++ {
+		r.cause = why{u.fn, u.off, byAddress}
+		r.apply(n, u, &n.funcs[i], nil)
+	}
+	for i := 0; i < len(n.numbers); i++ {
+		r.apply(n, u, nil, &n.numbers[i])
+	}
+	if n.unknown {
+		r.applyUnknown(u)
+	}
+}
+
+func (r *reach) apply(n *node, u use, f *fid, v *int64) {
+	l := r.owner[u.fn]
+	switch {
+	case u.kind == useForward && f != nil:
+		r.addFunc(u.to, *f, r.cause)
+	case u.kind == useForward:
+		r.addNumber(u.to, *v)
+	case u.kind == useCall && f != nil:
+		r.connect(l, u.fn, u.call, *f)
+	case u.kind == useEscape && f != nil:
+		r.escape(*f)
+	case u.kind == useSite && v != nil:
+		r.number(u.fn, l.sites(u.fn - l.first)[u.site], *v)
+	}
+}
+
+func (r *reach) applyUnknown(u use) {
+	l := r.owner[u.fn]
+	switch u.kind {
+	case useForward:
+		r.addUnknown(u.to)
+	case useCall:
+		r.callUnknown(l, u.fn, u.call, true)
+	case useSite:
+		r.unresolved[place{u.fn, l.sites(u.fn - l.first)[u.site].Off}] = true
+	}
+}

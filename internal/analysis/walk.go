@@ -1,0 +1,497 @@
+package analysis
+
+import (
+	"slices"
+
+	"bulkhead/internal/disasm"
+)
+
+// The registers that carry arguments: of the System V ABI for C and its kin, and
+// of Go's internal ABI (rax rbx rcx rdi rsi r8 r9 r10 r11).
+const (
+	argsC  = disasm.RegSet(1<<disasm.RDI | 1<<disasm.RSI | 1<<disasm.RDX | 1<<disasm.RCX | 1<<disasm.R8 | 1<<disasm.R9)
+	argsGo = disasm.RegSet(1<<disasm.RAX | 1<<disasm.RBX | 1<<disasm.RCX | 1<<disasm.RDI | 1<<disasm.RSI |
+		1<<disasm.R8 | 1<<disasm.R9 | 1<<disasm.R10 | 1<<disasm.R11)
+	// scratchC are the registers that a callee may change.
+	scratchC = argsC | disasm.RegSet(1<<disasm.RAX|1<<disasm.R10|1<<disasm.R11)
+	scratchG = disasm.AllRegs &^ (1<<disasm.RSP | 1<<disasm.RBP)
+)
+
+// regStack stands for the first stack word above the return address in Arg.Reg:
+// the first argument of Go's stack ABI.
+const regStack = 16
+
+// maxNumber bounds constants that may be system call numbers. x32 numbers have
+// bit 30 set.
+const maxNumber = 1024
+
+// An insn is a decoded instruction of the function under the walk.
+type insn struct {
+	off    uint32
+	leader bool
+	shape  disasm.Shape
+}
+
+// A block is a run of instructions that is entered at its start only.
+type block struct {
+	first, last int // instructions [first, last)
+	in          state
+	reached     bool // in holds something
+	queued      bool
+}
+
+// maxSplits bounds how often a function is walked again for leaders that its
+// jump tables add.
+const maxSplits = 8
+
+// A walker computes, for one function at a time, what registers and stack words
+// may hold at each instruction, by data flow over its blocks, and then notes the
+// facts that linking needs.
+type walker struct {
+	*scanner
+	fn    uint32
+	start uint64
+	end   uint64
+
+	values    values
+	insns     []insn
+	blocks    []block
+	queue     []int
+	undecoded []uint32
+	at        []int32 // offset in the function -> instruction index + 1, 0 for none
+	// blind says that an indirect jump has an unknown target, so that any block
+	// may be entered in any state; freshBlind and resplit that the walk has to be
+	// done again for it or for newly found leaders.
+	blind, freshBlind, resplit bool
+	emit                       bool
+	refSeen                    map[Ref]struct{}
+	escapes                    uint32
+	uses                       uint32
+	// held are code addresses and parameters stored in the function's frame; they
+	// escape if the frame's address does.
+	held         []value
+	frameEscapes bool
+	escapedFrom  int64   // the lowest word of the frame whose address escapes
+	lost         []value // forgotten in a merge
+	allLeads     bool    // every code address that the function takes escapes
+}
+
+// function walks function fn and appends its facts to the summary.
+func (w *walker) function(fn uint32) {
+	r := w.ranges[fn]
+	w.fn, w.start, w.end = fn, r.start, r.end
+	w.escapes, w.uses = 0, 0
+	w.blind, w.freshBlind, w.frameEscapes = false, false, false
+	w.held = w.held[:0]
+	w.lost = w.lost[:0]
+	w.escapedFrom, w.allLeads = 1<<62, false
+	clear(w.refSeen)
+	w.values.reset()
+	w.decode()
+	for range maxSplits {
+		w.split()
+		w.resplit = false
+		w.converge()
+		if !w.resplit && !w.freshBlind {
+			break
+		}
+		w.freshBlind = false
+	}
+	w.note()
+}
+
+// note walks the converged blocks once more and appends the function's facts.
+func (w *walker) note() {
+	f := &w.facts[w.fn]
+	f.returns = false
+	begin := func(f *funcFacts, i int) {
+		f.calls[i], f.refs[i], f.sites[i] = len(w.calls), len(w.refs), len(w.sites)
+		f.rets[i], f.gaps[i] = len(w.rets), len(w.gaps)
+	}
+	begin(f, 0)
+	w.emit = true
+	for _, off := range w.undecoded {
+		w.gaps = append(w.gaps, Gap{w.fn, off})
+	}
+	for b := range w.blocks {
+		if w.blocks[b].reached {
+			s := w.blocks[b].in.clone()
+			w.block(b, &s)
+		}
+	}
+	if w.frameEscapes {
+		for _, v := range w.held {
+			w.escapeOne(v, 0)
+		}
+	}
+	for _, v := range w.lost {
+		w.escapeOne(v, 0)
+	}
+	if w.allLeads {
+		w.leadsEscape()
+	}
+	w.emit = false
+	begin(f, 1)
+	f.escapes, f.uses = w.escapes, w.uses
+}
+
+// decode fills insns and marks the leaders that direct branches make.
+func (w *walker) decode() {
+	w.insns, w.undecoded = w.insns[:0], w.undecoded[:0]
+	code := w.img.bytes(w.start)
+	size := w.end - w.start
+	if uint64(len(code)) > size {
+		code = code[:size]
+	}
+	w.at = slices.Grow(w.at[:0], len(code))[:len(code)]
+	clear(w.at)
+	for off := 0; off < len(code); {
+		s, err := disasm.Scan(code[off:])
+		n := s.Size()
+		if err != nil {
+			w.undecoded = append(w.undecoded, uint32(off))
+			n = 1
+			s = disasm.Shape{}
+		}
+		w.insns = append(w.insns, insn{off: uint32(off), shape: s})
+		w.at[off] = int32(len(w.insns))
+		off += n
+	}
+	for i := range w.insns {
+		in := &w.insns[i]
+		if t, ok := in.shape.Target(w.start + uint64(in.off)); ok && in.shape.Flow() != disasm.Call {
+			if j := w.insnAt(t); j >= 0 {
+				w.insns[j].leader = true
+			}
+		}
+		if !in.shape.FallsThrough() && i+1 < len(w.insns) {
+			w.insns[i+1].leader = true
+		}
+		if in.shape.IsCondJump() && i+1 < len(w.insns) {
+			w.insns[i+1].leader = true
+		}
+	}
+	for _, t := range w.entries[w.fn] {
+		if j := w.insnAt(t); j >= 0 {
+			w.insns[j].leader = true
+		}
+	}
+}
+
+// insnAt returns the index of the instruction at an address, or -1.
+func (w *walker) insnAt(addr uint64) int {
+	if addr < w.start || addr >= w.start+uint64(len(w.at)) {
+		return -1
+	}
+	return int(w.at[addr-w.start]) - 1
+}
+
+func (w *walker) split() {
+	for i := range w.blocks {
+		w.blocks[i].in.stack = nil
+	}
+	w.blocks = w.blocks[:0]
+	for i := range w.insns {
+		if i == 0 || w.insns[i].leader {
+			if n := len(w.blocks); n > 0 {
+				w.blocks[n-1].last = i
+			}
+			w.blocks = append(w.blocks, block{first: i})
+		}
+	}
+	if n := len(w.blocks); n > 0 {
+		w.blocks[n-1].last = len(w.insns)
+	}
+}
+
+// blockAt returns the block that starts at an address, splitting a block if the
+// address is inside one; -1 if there is no instruction.
+func (w *walker) blockAt(addr uint64) int {
+	i := w.insnAt(addr)
+	if i < 0 {
+		return -1
+	}
+	b, ok := slices.BinarySearchFunc(w.blocks, i, func(b block, i int) int { return b.first - i })
+	if ok {
+		return b
+	}
+	return -1
+}
+
+// converge runs the data flow to its fixed point. Where landing pads or code
+// without unwind information are, blocks that no edge reaches start unknown.
+func (w *walker) converge() {
+	if len(w.blocks) == 0 {
+		return
+	}
+	entry := entryState()
+	w.enter(0, &entry)
+	var blank state
+	for _, t := range w.entries[w.fn] {
+		if b := w.blockAt(t); b >= 0 && t != w.start {
+			w.enter(b, &blank)
+		}
+	}
+	if w.blind {
+		w.allLeads = true
+		for b := range w.blocks {
+			if !w.isPadding(b) {
+				w.enter(b, &blank)
+			}
+		}
+	}
+	w.drain()
+	if w.ranges[w.fn].closed && !w.blind {
+		return // what no edge reaches is dead
+	}
+	for b := range w.blocks {
+		if !w.blocks[b].reached && !w.isPadding(b) {
+			w.allLeads = true
+			w.enter(b, &blank)
+			w.drain()
+		}
+	}
+}
+
+// isPadding reports whether block b, which no edge reaches, fills up to an
+// alignment.
+func (w *walker) isPadding(b int) bool {
+	for _, in := range w.insns[w.blocks[b].first:w.blocks[b].last] {
+		if op := in.shape.Opcode(); in.shape.Size() > 0 && !isNop(&in.shape) && op != 0xcc {
+			return false
+		}
+	}
+	return true
+}
+
+// leadsEscape lets every code address that the function takes escape: a block
+// entered in ways that are not understood may find it in a register.
+func (w *walker) leadsEscape() {
+	for i := range w.insns {
+		s := &w.insns[i].shape
+		if s.Opcode() != 0x8d {
+			continue
+		}
+		if t, ok := s.MemTarget(w.start + uint64(w.insns[i].off)); ok && w.isCode(t) {
+			w.escapeOne(value{k: address, n: int64(t)}, w.insns[i].off)
+		}
+	}
+}
+
+func (w *walker) drain() {
+	for len(w.queue) > 0 {
+		// The lowest block first: most edges go forward.
+		b := w.queue[0]
+		w.queue = w.queue[1:]
+		w.blocks[b].queued = false
+		s := w.blocks[b].in.clone()
+		w.block(b, &s)
+	}
+}
+
+// enter merges a state into a block's entry.
+func (w *walker) enter(b int, s *state) {
+	if w.emit {
+		return
+	}
+	blk := &w.blocks[b]
+	if !blk.reached {
+		blk.reached = true
+		blk.in = s.clone()
+	} else if !blk.in.join(s, &w.values, w.dropped) {
+		return
+	}
+	if !blk.queued {
+		blk.queued = true
+		at, _ := slices.BinarySearch(w.queue, b)
+		w.queue = slices.Insert(w.queue, at, b)
+	}
+}
+
+// dropped notes that a merge forgot a value.
+func (w *walker) dropped(v value) { w.escapeOne(v, 0) }
+
+// block runs the transfer function over block b and enters its successors.
+func (w *walker) block(b int, s *state) {
+	blk := &w.blocks[b]
+	for i := blk.first; i < blk.last; i++ {
+		in := &w.insns[i]
+		switch in.shape.Flow() {
+		case disasm.Next:
+			w.transfer(in, s)
+		case disasm.Trap:
+			return
+		case disasm.Ret:
+			w.ret(in, s)
+			return
+		case disasm.Call, disasm.CallIndirect:
+			w.call(in, s)
+			if w.endsAt(in) {
+				return
+			}
+		case disasm.Syscall:
+			w.syscall(in, s)
+		case disasm.Jump:
+			w.jump(in, s)
+			return
+		case disasm.CondJump:
+			w.jump(in, s)
+		case disasm.JumpIndirect:
+			w.jumpIndirect(in, s)
+			return
+		}
+	}
+	if b+1 < len(w.blocks) {
+		w.enter(b+1, s)
+	} else {
+		w.fallOff(blk, s)
+	}
+}
+
+// fallOff handles code that runs over the end of its function: into the next
+// one, which some assembly does on purpose. After a call that does not return
+// there is only padding.
+func (w *walker) fallOff(blk *block, s *state) {
+	if !w.emit || blk.first == blk.last {
+		return
+	}
+	last := &w.insns[blk.last-1]
+	if last.shape.IsCall() || last.shape.IsSyscall() {
+		return
+	}
+	if f, ok := w.funcAt(w.end); ok && w.ranges[f].start == w.end {
+		w.leave(last, s, w.end)
+	}
+}
+
+func (w *walker) jump(in *insn, s *state) {
+	t, _ := in.shape.Target(w.start + uint64(in.off))
+	if b := w.blockAt(t); b >= 0 {
+		w.enter(b, s)
+		return
+	}
+	if w.emit {
+		w.leave(in, s, t)
+	}
+}
+
+// leave is a jump out of the function: a tail call, or a jump to a part of it
+// that the compiler put elsewhere. The target may use any register and the
+// frame, so what only a callee's argument registers would show escapes.
+func (w *walker) leave(in *insn, s *state, target uint64) {
+	for r := range s.regs {
+		if !w.argRegs.Has(disasm.Register(r)) {
+			w.escapeCode(s.regs[r], in.off)
+		}
+	}
+	for i := range s.stack {
+		w.escapeCode(s.stack[i].v, in.off)
+	}
+	w.callTo(in, s, target)
+}
+
+func (w *walker) jumpIndirect(in *insn, s *state) {
+	v := w.operand(in, s)
+	if v.k == tableJump {
+		if w.switchTargets(in, uint64(v.n), uint64(v.n), 4, s) {
+			return
+		}
+	}
+	if table, ok := w.indexed(in, s); ok && w.switchTargets(in, table, 0, 8, s) {
+		return
+	}
+	if v.k == unknown && !w.blind {
+		w.blind, w.freshBlind = true, true
+	}
+	if w.emit {
+		w.leave8(in, s, v)
+	}
+}
+
+// leave8 is a tail call through a register or memory.
+func (w *walker) leave8(in *insn, s *state, v value) {
+	for r := range s.regs {
+		if !w.argRegs.Has(disasm.Register(r)) && s.regs[r] != v {
+			w.escapeCode(s.regs[r], in.off)
+		}
+	}
+	w.callValue(in, s, v)
+}
+
+// indexed returns the table of a jump through [table + 8*reg].
+func (w *walker) indexed(in *insn, s *state) (table uint64, ok bool) {
+	m, ok := in.shape.Memory()
+	if !ok || m.Index == disasm.NoRegister || m.Scale != 8 {
+		return 0, false
+	}
+	if m.Base == disasm.NoRegister {
+		return uint64(m.Disp), true
+	}
+	if m.Base > disasm.R15 || s.regs[m.Base].k != address {
+		return 0, false
+	}
+	return uint64(s.regs[m.Base].n + m.Disp), true
+}
+
+// maxCases bounds a jump table.
+const maxCases = 16384
+
+// switchTargets enters the blocks that a jump table names: entries of size
+// bytes, relative to base. Where the bounds check before the jump is not found,
+// the table ends at the first entry that is not an instruction of this function;
+// an entry too many only adds a path.
+func (w *walker) switchTargets(in *insn, table, base uint64, size int, s *state) bool {
+	n, bounded := w.caseBound(in)
+	if !bounded {
+		n = maxCases
+	}
+	any := false
+	for i := range n {
+		var t uint64
+		if size == 4 {
+			rel, ok := w.img.int32(table + 4*i)
+			if !ok {
+				break
+			}
+			t = base + uint64(int64(rel))
+		} else {
+			t = w.pointerAt(table + 8*i)
+		}
+		j := w.insnAt(t)
+		b := w.blockAt(t)
+		switch {
+		case b >= 0:
+			w.enter(b, s)
+		case j >= 0:
+			w.insns[j].leader = true
+			w.resplit = true
+		case !bounded || !w.isCode(t):
+			return any
+		case w.emit: // a case in the cold part
+			w.leave(in, s, t)
+		}
+		any = true
+	}
+	return any
+}
+
+// caseBound looks for the comparison that guards a switch and returns the number
+// of its cases.
+func (w *walker) caseBound(in *insn) (n uint64, ok bool) {
+	at := w.insnAt(w.start + uint64(in.off))
+	guarded := false
+	for i := at - 1; i >= 0 && i > at-16; i-- {
+		s := &w.insns[i].shape
+		switch op := s.Opcode(); {
+		case op == 0x77 || op == disasm.Escape0F|0x87 || op == 0x76 || op == disasm.Escape0F|0x86:
+			guarded = true
+		case guarded && (op == 0x83 || op == 0x81 || op == 0x80) && s.Digit() == 7, guarded && (op == 0x3c || op == 0x3d):
+			imm, _ := s.Imm()
+			if imm < 0 || imm >= maxCases {
+				return 0, false
+			}
+			return uint64(imm) + 1, true
+		}
+	}
+	return 0, false
+}
