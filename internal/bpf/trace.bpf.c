@@ -123,12 +123,16 @@ struct event {
 	struct count_key key;
 };
 
+/* Laid over a walk's frames and the room before them. */
 struct stack_event {
 	struct event event;
 	u32 depth;
 	u32 end; /* enum walk_end */
 	struct frame frames[MAX_FRAMES];
 };
+
+_Static_assert(__builtin_offsetof(struct stack_event, frames) == sizeof(((struct walk *)0)->room),
+	       "the header of a stack event fills the room in struct walk");
 
 struct registers {
 	u64 ax, dx, cx, bx, si, di, bp, sp; /* the order of DWARF's numbers */
@@ -185,13 +189,6 @@ struct {
 	__type(key, u32);
 	__type(value, struct walk);
 } walks SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct stack_event);
-} stack_events SEC(".maps");
 
 /* One per CPU, indexed by hand: too large for a per-CPU value. */
 struct {
@@ -347,18 +344,23 @@ static __always_inline void read_registers(struct registers *to, struct pt_regs 
 struct copy_ctx {
 	struct capture_event *e;
 	u64 from;
+	u64 end; /* of the mapping; 0: not known */
 	u32 bytes;
 };
 
-/* Copy up to the next page boundary, so that a missing page ends the copy. */
+/*
+ * Copy up to the next page boundary. A page that was never touched (large
+ * arrays leave such holes in a stack) is read as zeros.
+ */
 static long copy_page(u32 i, struct copy_ctx *ctx)
 {
 	u64 from = ctx->from + ctx->bytes;
 	u32 at = ctx->bytes, n = PAGE - (from & (PAGE - 1));
 
-	if (at > STACK_BYTES - PAGE)
+	if (at > STACK_BYTES - PAGE || (ctx->end && from >= ctx->end))
 		return 1;
-	if (bpf_probe_read_user(ctx->e->stack + at, n & (2 * PAGE - 1) ? n : PAGE, (void *)from))
+	if (bpf_probe_read_user(ctx->e->stack + at, n & (2 * PAGE - 1) ? n : PAGE, (void *)from) &&
+	    !ctx->end)
 		return 1;
 	ctx->bytes = at + n;
 	return 0;
@@ -371,6 +373,7 @@ static __noinline int capture(struct task_struct *task, struct pt_regs *regs,
 	u32 cpu = bpf_get_smp_processor_id();
 	struct capture_event *e = bpf_map_lookup_elem(&captures, &cpu);
 	struct copy_ctx ctx = { .e = e };
+	struct mapping m = {};
 	u64 size;
 
 	if (!e || !key || !task || !regs || !w)
@@ -381,6 +384,8 @@ static __noinline int capture(struct task_struct *task, struct pt_regs *regs,
 	e->object = w->missing;
 	read_registers(&e->regs, regs);
 	ctx.from = e->regs.sp;
+	if (!bpf_find_vma(bpf_get_current_task_btf(), ctx.from, read_mapping, &m, 0))
+		ctx.end = m.end;
 	bpf_loop(STACK_BYTES / PAGE, copy_page, &ctx, 0);
 	e->bytes = ctx.bytes;
 	size = ctx.bytes;
@@ -398,15 +403,12 @@ static __noinline int capture(struct task_struct *task, struct pt_regs *regs,
 static __always_inline void send_stack(struct task_struct *task, struct walk *w,
 				       struct count_key *key)
 {
-	u32 zero = 0, depth = w->depth;
-	struct stack_event *e = bpf_map_lookup_elem(&stack_events, &zero);
+	struct stack_event *e = (struct stack_event *)w->room;
+	u32 depth = w->depth;
 
-	if (!e)
-		return;
 	fill_event(&e->event, EVENT_STACK, task, key);
 	e->depth = depth;
 	e->end = w->end;
-	__builtin_memcpy(e->frames, w->frames, sizeof(e->frames));
 	if (depth > MAX_FRAMES)
 		depth = MAX_FRAMES;
 	if (bpf_ringbuf_output(&events, e,

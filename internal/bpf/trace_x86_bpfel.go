@@ -213,7 +213,7 @@ type traceStackEvent struct {
 	Event  traceEvent
 	Depth  uint32
 	End    uint32
-	Frames [128]traceFrame
+	Frames [1024]traceFrame
 }
 
 type traceTally uint32
@@ -278,7 +278,8 @@ type traceWalk struct {
 	Chain   uint64
 	Via     traceFrame
 	Origin  traceFrame
-	Frames  [128]traceFrame
+	Room    [8]uint64
+	Frames  [1024]traceFrame
 }
 
 type traceWalkEnd uint32
@@ -310,7 +311,6 @@ const (
 	traceMapRules              = "rules"
 	traceMapShards             = "shards"
 	traceMapSpaces             = "spaces"
-	traceMapStackEvents        = "stack_events"
 	traceMapTallies            = "tallies"
 	traceMapTasks              = "tasks"
 	traceMapWalks              = "walks"
@@ -399,20 +399,19 @@ type traceProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type traceMapSpecs struct {
-	Captures    *ebpf.MapSpec `ebpf:"captures"`
-	Chains      *ebpf.MapSpec `ebpf:"chains"`
-	CodeCache   *ebpf.MapSpec `ebpf:"code_cache"`
-	Counts      *ebpf.MapSpec `ebpf:"counts"`
-	Events      *ebpf.MapSpec `ebpf:"events"`
-	Files       *ebpf.MapSpec `ebpf:"files"`
-	Objects     *ebpf.MapSpec `ebpf:"objects"`
-	Rules       *ebpf.MapSpec `ebpf:"rules"`
-	Shards      *ebpf.MapSpec `ebpf:"shards"`
-	Spaces      *ebpf.MapSpec `ebpf:"spaces"`
-	StackEvents *ebpf.MapSpec `ebpf:"stack_events"`
-	Tallies     *ebpf.MapSpec `ebpf:"tallies"`
-	Tasks       *ebpf.MapSpec `ebpf:"tasks"`
-	Walks       *ebpf.MapSpec `ebpf:"walks"`
+	Captures  *ebpf.MapSpec `ebpf:"captures"`
+	Chains    *ebpf.MapSpec `ebpf:"chains"`
+	CodeCache *ebpf.MapSpec `ebpf:"code_cache"`
+	Counts    *ebpf.MapSpec `ebpf:"counts"`
+	Events    *ebpf.MapSpec `ebpf:"events"`
+	Files     *ebpf.MapSpec `ebpf:"files"`
+	Objects   *ebpf.MapSpec `ebpf:"objects"`
+	Rules     *ebpf.MapSpec `ebpf:"rules"`
+	Shards    *ebpf.MapSpec `ebpf:"shards"`
+	Spaces    *ebpf.MapSpec `ebpf:"spaces"`
+	Tallies   *ebpf.MapSpec `ebpf:"tallies"`
+	Tasks     *ebpf.MapSpec `ebpf:"tasks"`
+	Walks     *ebpf.MapSpec `ebpf:"walks"`
 }
 
 // traceVariableSpecs contains global variables before they are loaded into the kernel.
@@ -464,20 +463,19 @@ func (o *traceObjects) Close() error {
 //
 // It can be passed to loadTraceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type traceMaps struct {
-	Captures    *ebpf.Map `ebpf:"captures"`
-	Chains      *ebpf.Map `ebpf:"chains"`
-	CodeCache   *ebpf.Map `ebpf:"code_cache"`
-	Counts      *ebpf.Map `ebpf:"counts"`
-	Events      *ebpf.Map `ebpf:"events"`
-	Files       *ebpf.Map `ebpf:"files"`
-	Objects     *ebpf.Map `ebpf:"objects"`
-	Rules       *ebpf.Map `ebpf:"rules"`
-	Shards      *ebpf.Map `ebpf:"shards"`
-	Spaces      *ebpf.Map `ebpf:"spaces"`
-	StackEvents *ebpf.Map `ebpf:"stack_events"`
-	Tallies     *ebpf.Map `ebpf:"tallies"`
-	Tasks       *ebpf.Map `ebpf:"tasks"`
-	Walks       *ebpf.Map `ebpf:"walks"`
+	Captures  *ebpf.Map `ebpf:"captures"`
+	Chains    *ebpf.Map `ebpf:"chains"`
+	CodeCache *ebpf.Map `ebpf:"code_cache"`
+	Counts    *ebpf.Map `ebpf:"counts"`
+	Events    *ebpf.Map `ebpf:"events"`
+	Files     *ebpf.Map `ebpf:"files"`
+	Objects   *ebpf.Map `ebpf:"objects"`
+	Rules     *ebpf.Map `ebpf:"rules"`
+	Shards    *ebpf.Map `ebpf:"shards"`
+	Spaces    *ebpf.Map `ebpf:"spaces"`
+	Tallies   *ebpf.Map `ebpf:"tallies"`
+	Tasks     *ebpf.Map `ebpf:"tasks"`
+	Walks     *ebpf.Map `ebpf:"walks"`
 }
 
 func (m *traceMaps) Close() error {
@@ -492,7 +490,6 @@ func (m *traceMaps) Close() error {
 		m.Rules,
 		m.Shards,
 		m.Spaces,
-		m.StackEvents,
 		m.Tallies,
 		m.Tasks,
 		m.Walks,

@@ -27,9 +27,10 @@
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
 
-#define MAX_FRAMES 128
+#define MAX_FRAMES 1024
 #define MAX_OBJECTS 16384
 #define MAX_RULES 65536
+#define ROOM 8
 #define BLOCK_ROWS 512     /* rows in a block: one page */
 #define SHARD_BLOCKS 512   /* blocks in a shard: 2 MiB, made when needed */
 #define MAX_SHARDS 256     /* 67 million rows */
@@ -171,6 +172,7 @@ struct walk {
 	u64 chain;      /* hash over the sequence of objects */
 	struct frame via;    /* the last frame before the current object */
 	struct frame origin; /* the first frame outside the conduits */
+	u64 room[ROOM];      /* for a header when the frames are sent */
 	struct frame frames[MAX_FRAMES];
 };
 

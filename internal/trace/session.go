@@ -39,7 +39,7 @@ const (
 	// remember is how long an ended process is kept for captures that are still queued.
 	remember = 10 * time.Second
 	// maxFrames bounds a walk, in the kernel (MAX_FRAMES in walk.h) and here.
-	maxFrames = 128
+	maxFrames = 1024
 )
 
 // session is one trace. Data flows from the kernel's two buffers into the observations:
