@@ -44,7 +44,9 @@ func Analyze(path string, opts Options) (*Result, error) {
 	r := newReach(p)
 	r.run()
 	c := newCharge(r)
-	return &Result{charge: c, origins: c.origins(), missing: missing, path: objects[0].Path, names: newNamer(p)}, nil
+	origins := c.origins()
+	c.chargeRest(origins)
+	return &Result{charge: c, origins: origins, missing: missing, path: objects[0].Path, names: newNamer(p)}, nil
 }
 
 func summarizeAll(objects []*dso.Object, opts Options) ([]*Summary, error) {

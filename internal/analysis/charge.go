@@ -172,6 +172,8 @@ type origin struct {
 	set    callset
 	via    map[int]map[fid]bool // by call: the conduit functions called
 	chain  callset
+	// bottoms are the functions of a conduit that are the outer end of stacks.
+	bottoms []fid
 }
 
 // origins charges every object.
@@ -232,16 +234,39 @@ func (o *origin) addVia(call int, f fid) {
 func (c *charge) chargeConduit(o *origin) {
 	l := o.object
 	if l.object.Interp && l.Entry != none {
-		o.set.union(&c.through[l.first+l.Entry])
+		o.bottoms = append(o.bottoms, l.first+l.Entry)
 	}
 	clones := []sysno{{syscalls.AMD64, 56}, {syscalls.AMD64, 435}}
 	for j := range l.Funcs {
 		f := l.first + fid(j)
 		for _, no := range clones {
 			if i, ok := c.index[no]; ok && c.reached[f] && c.own[f].has(i) {
-				o.set.union(&c.through[f])
+				o.bottoms = append(o.bottoms, f)
+				break
 			}
 		}
+	}
+	for _, f := range o.bottoms {
+		o.set.union(&c.through[f])
+	}
+}
+
+// chargeRest charges calls that no compartment has yet to the object of their
+// instruction, so that none is left out.
+func (c *charge) chargeRest(origins []origin) {
+	var all callset
+	for i := range origins {
+		all.union(&origins[i].set)
+	}
+	for f := range c.own {
+		c.own[f].each(func(i int) {
+			if !all.has(i) {
+				l := c.owner[f]
+				o := &origins[l.index]
+				o.set.add(i)
+				o.bottoms = append(o.bottoms, fid(f))
+			}
+		})
 	}
 }
 

@@ -603,6 +603,9 @@ func (s *scanner) readRoots() error {
 		span objfile.Span
 		list *[]uint32
 	}{{dyn.PreinitArray, &s.sum.Init}, {dyn.InitArray, &s.sum.Init}, {dyn.FiniArray, &s.sum.Fini}} {
+		if table.span.Size == 0 {
+			continue
+		}
 		pointers, err := s.f.Pointers(table.span)
 		if err != nil {
 			return err

@@ -1,0 +1,169 @@
+package analysis
+
+// unreachable is the distance of a function that cannot make a call.
+const unreachable = ^uint32(0)
+
+// A step is one frame of a witness: an instruction of a function.
+type step struct {
+	fn  fid
+	off uint32
+}
+
+// paths finds shortest witnesses of one system call along the edges that
+// attribution follows: within conduits, and over tail jumps.
+type paths struct {
+	*charge
+	callers [][]edge // reversed edges: to is the caller, off the instruction in it
+	openers []fid    // functions with open calls
+	dist    []uint32
+	next    []edge // what to follow from a function; to == noFunc at an open call
+	hub     fid    // the nearest escaped function
+	hubDist uint32
+	queue   []fid
+}
+
+func newPaths(c *charge) *paths {
+	n := len(c.owner)
+	p := &paths{charge: c, callers: make([][]edge, n), dist: make([]uint32, n), next: make([]edge, n)}
+	for f := range c.edges {
+		for _, e := range c.edges[f] {
+			if c.edgeThrough(fid(f), e) {
+				p.callers[e.to] = append(p.callers[e.to], edge{fid(f), e.off, e.tail})
+			}
+		}
+		if c.open[f] && (c.owner[f].conduit || c.openTail(fid(f))) {
+			p.openers = append(p.openers, fid(f))
+		}
+	}
+	return p
+}
+
+// search computes, for every function, its distance from an instruction that
+// makes call i.
+func (p *paths) search(i int) {
+	for f := range p.dist {
+		p.dist[f] = unreachable
+	}
+	p.hub, p.hubDist, p.queue = noFunc, unreachable, p.queue[:0]
+	for f := range p.own {
+		if p.own[f].has(i) && p.owner[f].conduit {
+			p.visit(fid(f), 0, edge{})
+		}
+	}
+	for at := 0; at < len(p.queue); at++ {
+		f := p.queue[at]
+		for _, e := range p.callers[f] {
+			p.visit(e.to, p.dist[f]+1, edge{f, e.off, e.tail})
+		}
+		if p.escaped[f] && p.hub == noFunc {
+			p.hub, p.hubDist = f, p.dist[f]
+			for _, o := range p.openers {
+				p.visit(o, p.dist[f]+1, edge{to: noFunc})
+			}
+		}
+	}
+}
+
+func (p *paths) visit(f fid, dist uint32, next edge) {
+	if p.dist[f] != unreachable {
+		return
+	}
+	p.dist[f], p.next[f] = dist, next
+	p.queue = append(p.queue, f)
+}
+
+// from returns the frames from function f down to the instruction, outermost
+// first. The search must have found f.
+func (p *paths) from(f fid, i int) []step {
+	var out []step
+	for {
+		if p.own[f].has(i) && p.dist[f] == 0 {
+			return append(out, step{f, p.siteOf(f, i)})
+		}
+		e := p.next[f]
+		if e.to == noFunc {
+			out = append(out, step{f, p.openSite(f)})
+			f = p.hub
+			continue
+		}
+		out = append(out, step{f, e.off})
+		f = e.to
+	}
+}
+
+// siteOf returns the instruction of function f that makes call i.
+func (p *paths) siteOf(f fid, i int) uint32 {
+	for _, x := range p.numbers[f] {
+		if numberOf(x) == p.calls[i] {
+			return x.off
+		}
+	}
+	return 0
+}
+
+// openSite returns an open call of function f.
+func (p *paths) openSite(f fid) uint32 {
+	l := p.owner[f]
+	for _, c := range l.calls(f - l.first) {
+		if c.Kind == CallIndirect {
+			return c.Off
+		}
+	}
+	return 0
+}
+
+// witness returns the shortest path from the object's code to call i, outermost
+// first, or nil. The search for i must have been done.
+func (p *paths) witness(o *origin, i int) []step {
+	l := o.object
+	best, found := uint32(unreachable), false
+	var at fid
+	var via edge
+	consider := func(f fid, dist uint32, e edge) {
+		if !found || dist < best {
+			best, at, via, found = dist, f, e, true
+		}
+	}
+	for j := range l.Funcs {
+		f := l.first + fid(j)
+		if !p.reached[f] {
+			continue
+		}
+		if l.conduit {
+			if p.dist[f] != unreachable && p.endsStack(o, f) {
+				consider(f, p.dist[f], edge{to: f})
+			}
+			continue
+		}
+		if p.own[f].has(i) {
+			return []step{{f, p.siteOf(f, i)}}
+		}
+		for _, e := range p.edges[f] {
+			if p.dist[e.to] != unreachable {
+				consider(f, p.dist[e.to]+1, e)
+			}
+		}
+		if p.open[f] && p.hub != noFunc {
+			consider(f, p.hubDist+1, edge{to: noFunc})
+		}
+	}
+	switch {
+	case !found:
+		return nil
+	case l.conduit:
+		return p.from(at, i)
+	case via.to == noFunc:
+		return append([]step{{at, p.openSite(at)}}, p.from(p.hub, i)...)
+	}
+	return append([]step{{at, via.off}}, p.from(via.to, i)...)
+}
+
+// endsStack reports whether function f of a conduit is the outermost of a stack.
+func (p *paths) endsStack(o *origin, f fid) bool {
+	for _, b := range o.bottoms {
+		if b == f {
+			return true
+		}
+	}
+	return false
+}
