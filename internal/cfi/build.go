@@ -35,8 +35,7 @@ type span struct {
 	rule       Rule
 }
 
-// locate keeps the entries that lie in code, orders them by file offset and cuts overlaps. What it returns is ranges
-// of file offsets.
+// locate keeps the entries that lie in code and orders them by file offset, and turns losses into file offsets.
 func (e *ehFrame) locate(segs segments) {
 	kept := e.entries[:0]
 	for _, entry := range e.entries {
@@ -61,6 +60,15 @@ func (e *ehFrame) locate(segs segments) {
 		slices.SortStableFunc(kept, byOffset)
 	}
 	e.entries = kept
+	for i := range e.losses {
+		l := &e.losses[i]
+		if seg, ok := segs.at(l.Begin); ok {
+			l.Begin += seg.offset - seg.vaddr
+			l.End = min(l.End, seg.vaddr+seg.size) + seg.offset - seg.vaddr
+		} else {
+			*l = Loss{Reason: l.Reason}
+		}
+	}
 }
 
 // build makes the table from the entries of .eh_frame and from spans of other origin. Both are sorted; where they
@@ -79,7 +87,9 @@ func (e *ehFrame) build(spans []span) *Table {
 	for _, s := range spans {
 		b.span(s)
 	}
-	return b.finish()
+	t := b.finish()
+	t.addLosses(e.losses)
+	return t
 }
 
 // span appends a range with one rule.

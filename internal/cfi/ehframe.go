@@ -43,7 +43,7 @@ type ehFrame struct {
 	data    []byte
 	addr    uint64 // virtual address of data[0]
 	entries []entry
-	losses  []Loss // by virtual address
+	losses  []Loss // by virtual address until locate, 0 if that is not known
 	cies    map[int]*cie
 }
 

@@ -34,6 +34,9 @@ type synthesis struct {
 // maxRounds bounds how often a flow starts anew, each time knowing more calls that do not return.
 const maxRounds = 4
 
+// functionAlign is what compilers align functions to unless told to save space.
+const functionAlign = 16
+
 // maxGap bounds the memory of a synthesis: two bytes for each byte of code.
 const maxGap = 64 << 20
 
@@ -209,7 +212,8 @@ func (s *synthesis) functionOf(pos uint32) uint32 {
 }
 
 // leftovers visits the code of a function that no direct path led to. Behind an indirect jump with a frame it is the
-// cases of a switch, which run with the frame of the jump; else another function, to which only a pointer leads.
+// cases of a switch, which run with the frame of the jump; else, where it is aligned, another function, to which only a
+// pointer leads. What remains may be the cold part of a function that is not known, or a landing pad for exceptions.
 func (s *synthesis) leftovers(start uint32) {
 	end := s.nextStart(start)
 	if !s.decodes(int(start), end) {
@@ -221,11 +225,11 @@ func (s *synthesis) leftovers(start uint32) {
 				return
 			}
 			if s.seen[pos] == 0 {
-				state, ok := s.dispatch[start]
-				if !ok {
-					state = atEntry
+				if state, ok := s.dispatch[start]; ok {
+					s.visit(uint32(pos), state)
+				} else if (s.addr+uint64(pos))%functionAlign == 0 {
+					s.visit(uint32(pos), atEntry)
 				}
-				s.visit(uint32(pos), state)
 				s.flow()
 			}
 		}
