@@ -12,6 +12,9 @@
 //   - There are no build ids.
 //   - A log written by -o does not say that a call entered as int 0x80 or x32;
 //     strace's standard error does.
+//   - A stack of C library frames only is whole in the loader and in threads of
+//     glibc. Elsewhere the walk has ended early: musl has no unwind tables. Such
+//     calls are unattributed.
 //   - strace does not walk the stacks of such calls, nor of calls that a signal
 //     ended for good. They are counted as unattributed.
 package stracelog

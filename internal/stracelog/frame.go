@@ -18,7 +18,30 @@ type frame struct {
 	function string
 	offset   uint64 // from the function, without one in the file
 	conduit  bool
-	library  bool // a shared library by its file name: no stack begins there
+	outer    outer
+}
+
+// outer says what it means that a stack's outermost frame is in an object.
+type outer int
+
+const (
+	broken  outer = iota // the walk ended early: no stack begins there
+	whole                // in the program, or in glibc's loader during start-up
+	ofClone              // in glibc, where stacks of clone's begin: threads, posix_spawn
+)
+
+// outerOf judges by the file name. musl's loader and C library are one file,
+// mostly without unwind tables, so that a walk that ends there says nothing.
+func outerOf(name string) outer {
+	switch {
+	case strings.HasPrefix(name, "ld-linux"), strings.HasPrefix(name, "ld-2."), strings.HasPrefix(name, "ld64.so."):
+		return whole
+	case name == "libc.so.6", strings.HasPrefix(name, "libc-2."), strings.HasPrefix(name, "libpthread"):
+		return ofClone
+	case strings.Contains(name, ".so"), strings.HasPrefix(name, "[v"): // [vdso], [vsyscall]
+		return broken
+	}
+	return whole
 }
 
 // parseFrame reads a line of a stack behind its " > ":
@@ -39,7 +62,7 @@ func parseFrame(b []byte, conduits attribution.Conduits) frame {
 		f.path = attribution.ObjectName(path)
 	}
 	f.conduit = conduits.Match(f.path)
-	f.library = strings.Contains(attribution.ObjectName(f.path), ".so")
+	f.outer = outerOf(attribution.ObjectName(f.path))
 	if at := strings.LastIndex(rest, "+0x"); at > 0 {
 		f.function = demangle.Filter(rest[:at], demangle.NoParams, demangle.MaxLength(12))
 		f.offset = leadingHex(rest[at+len("+0x"):])

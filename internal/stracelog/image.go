@@ -44,43 +44,41 @@ func (m *image) canonical() *image {
 }
 
 // add charges one call to the stack's origin, a call without a stack to
-// [unknown].
-func (m *image) add(c attribution.Call, stack []*frame) {
-	sites, whole := m.sites(stack)
+// [unknown]. cloned says that clone gave the thread a stack of its own.
+func (m *image) add(c attribution.Call, stack []*frame, cloned bool) {
+	sites, end := m.sites(stack)
 	o := attribution.Observation{Call: c, Count: 1, Evidence: attribution.Traced, Stack: sites}
-	o.Origin, o.Via, o.Chain = m.program.Charge(sites, whole)
-	if !whole {
-		o.Stack = nil
-		if o.Origin != attribution.UnknownID {
-			m.program.BrokenStacks++
-		}
+	o.Origin, o.Via, o.Chain = m.program.Charge(sites, end == whole || end == ofClone && cloned)
+	if end == broken && o.Origin != attribution.UnknownID {
+		m.program.BrokenStacks++
+		o.Stack = nil // a whole one is the better example
 	}
 	m.program.Add(o)
 }
 
-// sites translates a stack up to the first frame without a file; whole says
-// that the walk came to the outermost frame. The walk begins where the call
-// was made, so an innermost frame without a file is anonymous code; further
-// out it may as well be the walk that went astray.
-func (m *image) sites(stack []*frame) (sites []attribution.Site, whole bool) {
+// sites translates a stack up to the first frame without a file and says what
+// its outer end means. The walk begins where the call was made, so an innermost
+// frame without a file is anonymous code; further out it may as well be the
+// walk that went astray.
+func (m *image) sites(stack []*frame) (sites []attribution.Site, end outer) {
 	if len(stack) == 0 {
-		return nil, false
+		return nil, broken
 	}
 	if stack[0].path == "" {
-		return []attribution.Site{{Object: m.object(attribution.Anonymous, false)}}, false
+		return []attribution.Site{{Object: m.object(attribution.Anonymous, false)}}, broken
 	}
 	sites = make([]attribution.Site, 0, len(stack))
 	for _, f := range stack {
 		if f.path == "" {
-			return sites, false
+			return sites, broken
 		}
 		sites = append(sites, attribution.Site{Object: m.object(f.path, f.conduit), Function: f.function, Offset: f.offset})
 	}
 	last := stack[len(stack)-1]
-	if !last.conduit && !last.library {
+	if last.outer == whole && !last.conduit {
 		m.outermost[last.path]++
 	}
-	return sites, last.conduit || !last.library
+	return sites, last.outer
 }
 
 func (m *image) object(path string, conduit bool) attribution.ObjectID {

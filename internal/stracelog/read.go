@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/syscalls"
@@ -75,6 +76,7 @@ type process struct {
 	pid     int
 	image   *image
 	abi     syscalls.ABI
+	cloned  bool   // its stack begins in clone
 	pending *event // has begun
 	held    *event // does not return; its stack follows at the exit
 }
@@ -86,6 +88,20 @@ type event struct {
 	image   *image // nil for strace's own execve
 	exec    string // the path, of an execve
 	forks   bool
+	birth   birth // of the child, if it forks
+	cloned  bool  // the process's
+}
+
+// birth is what a new process has from its parent.
+type birth struct {
+	image  *image
+	cloned bool
+}
+
+// birthOf is for a child of p's fork with the arguments given: shared memory
+// takes a stack of its own, otherwise the child goes on where its parent is.
+func birthOf(p *process, args []byte) birth {
+	return birth{p.image, p.cloned || bytes.Contains(args, []byte("CLONE_VM"))}
 }
 
 func (l *log) read(r io.Reader) error {
@@ -152,7 +168,9 @@ func (l *log) line(b []byte) {
 	p := parseLine(b)
 	switch p.kind {
 	case attached:
-		l.attach(p.other, l.last)
+		if b, ok := l.forking(); ok {
+			l.attach(p.other, b)
+		}
 	case mode:
 		l.find(p.other).abi = l.modeABI(p.name)
 	case other:
@@ -175,11 +193,14 @@ func (l *log) cutInterrupted(b []byte) (head []byte, ok bool) {
 	}
 	n := parseLine(b[at:])
 	head = b[:at]
-	if h := parseLine(head); n.kind == attached && h.kind == call {
-		l.attach(n.other, l.find(h.pid))
-		return head, true
+	h := parseLine(head)
+	if n.kind != attached || h.kind != call {
+		return nil, false
 	}
-	return nil, false
+	if p := l.find(h.pid); p.image != nil {
+		l.attach(n.other, birthOf(p, h.args))
+	}
+	return head, true
 }
 
 func (l *log) event(p *process, e line) {
@@ -212,16 +233,15 @@ func (l *log) begin(p *process, e line) {
 		l.lost++
 		return
 	}
-	p.pending = &event{call: c, process: p, image: p.image}
+	if p.image == nil && !strings.HasPrefix(c.Name, "execve") {
+		p.image = l.newImage("")
+	}
+	p.pending = &event{call: c, process: p, image: p.image, cloned: p.cloned}
 	switch c.Name {
 	case "execve", "execveat":
 		p.pending.exec = execPath(e.args)
 	case "fork", "vfork", "clone", "clone3":
-		p.pending.forks = true
-	}
-	if p.image == nil && p.pending.exec == "" {
-		p.pending.image = l.newImage("")
-		p.image = p.pending.image
+		p.pending.forks, p.pending.birth = true, birthOf(p, e.args)
 	}
 }
 
@@ -239,9 +259,9 @@ func (l *log) complete(p *process, result []byte) {
 	value, _ := cutNumber(result)
 	switch {
 	case e.exec != "" && value == 0:
-		p.image, p.abi = l.imageOf(e.exec), l.abi
+		p.image, p.abi, p.cloned = l.imageOf(e.exec), l.abi, false
 	case e.forks && value > 0 && value <= maxPID:
-		l.adopt(value, p)
+		l.adopt(value, e.birth)
 	}
 }
 
@@ -266,7 +286,7 @@ func (l *log) finish() {
 
 func (e *event) record(stack []*frame) {
 	if e.image != nil {
-		e.image.add(e.call, stack)
+		e.image.add(e.call, stack, e.cloned)
 	}
 }
 
@@ -360,48 +380,53 @@ func (l *log) find(pid int) *process {
 func (l *log) appear(pid int) *process {
 	p := &process{pid: pid, abi: l.abi}
 	if len(l.processes) > 0 {
-		if p.image = l.forking(); p.image == nil {
-			p.image = l.newImage("")
-			l.orphans[pid] = p.image
+		b, ok := l.forking()
+		if !ok {
+			b.image = l.newImage("")
+			l.orphans[pid] = b.image
 		}
+		p.image, p.cloned = b.image, b.cloned
 	}
 	l.processes[pid] = p
 	return p
 }
 
-// forking returns the image of the processes that are in a fork, if it is one.
-func (l *log) forking() *image {
-	var only *image
+// forking returns what a new process has from its parent, if the processes that
+// are in a fork agree on that.
+func (l *log) forking() (only birth, ok bool) {
 	for _, p := range l.processes {
 		if p.pending == nil || !p.pending.forks {
 			continue
 		}
-		m := p.pending.image.canonical()
-		if only != nil && only != m {
-			return nil
+		b := p.pending.birth
+		b.image = b.image.canonical()
+		if ok && b != only {
+			return birth{}, false
 		}
-		only = m
+		only, ok = b, true
 	}
-	return only
+	return only, ok
 }
 
-// attach notes a child of parent.
-func (l *log) attach(pid int, parent *process) {
-	if pid <= 0 || pid > maxPID || l.processes[pid] != nil || parent == nil || parent.image == nil {
-		return
+// attach notes a new process.
+func (l *log) attach(pid int, b birth) {
+	if pid > 0 && pid <= maxPID && l.processes[pid] == nil {
+		l.processes[pid] = &process{pid: pid, abi: l.abi, image: b.image, cloned: b.cloned}
 	}
-	l.processes[pid] = &process{pid: pid, abi: parent.abi, image: parent.image}
 }
 
-// adopt notes that the parent's fork returned a pid.
-func (l *log) adopt(pid int, parent *process) {
+// adopt notes that a fork returned a pid.
+func (l *log) adopt(pid int, b birth) {
 	orphan := l.orphans[pid]
 	if orphan == nil {
-		l.attach(pid, parent)
+		l.attach(pid, b)
 		return
 	}
 	delete(l.orphans, pid)
-	if own, real := orphan.canonical(), parent.image.canonical(); own != real {
+	if child := l.processes[pid]; child != nil && child.image == orphan {
+		child.cloned = b.cloned
+	}
+	if own, real := orphan.canonical(), b.image.canonical(); own != real {
 		own.same = real
 	}
 }

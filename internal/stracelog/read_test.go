@@ -86,6 +86,27 @@ var readTests = []struct{ name, log, want string }{
   [unknown] write 1
   plugin.so read 1 via read
 `},
+	{"conduits only: a whole stack in a thread and in the loader, else a walk that ended early",
+		begin +
+			"10 clone3({flags=CLONE_VM|CLONE_THREAD} <unfinished ...>\n" +
+			"11 rseq(0x7f, 0x20, 0, 0x53053053) = 0\n > /lib/libc.so.6(start_thread+0x1) [0x1]\n > /lib/libc.so.6(clone3+0x1) [0x1]\n" +
+			"10 <... clone3 resumed>) = 11\n" + mainStack +
+			"11 fork() = 12\n > /lib/libc.so.6(fork+0x1) [0x1]\n > /opt/app(worker+0x1) [0x1]\n > /lib/libc.so.6(clone3+0x1) [0x1]\n" +
+			"12 exit(0) = ?\n12 +++ exited with 0 +++\n > /lib/libc.so.6(exit+0x1) [0x1]\n > /lib/libc.so.6(clone3+0x1) [0x1]\n" +
+			"10 brk(NULL) = 0x1\n > /lib/libc.so.6(brk+0x1) [0x1]\n" +
+			"10 mmap(NULL) = 0x1\n > /lib/ld-musl-x86_64.so.1(mmap+0x1) [0x1]\n > [vdso]() [0x0]\n" +
+			"11 munmap(NULL) = 0\n > /lib/ld-musl-x86_64.so.1(munmap+0x1) [0x1]\n" +
+			"10 close(1) = 0\n > /lib/libc.so.6(brk+0x1) [0x1]\n" + ldStack,
+		`/opt/app lost=0 unattributed=3 broken=0
+  [unknown] brk 1
+  [unknown] mmap 1
+  [unknown] munmap 1
+  app clone3 1 via write
+  app fork 1 via fork
+  ld-linux-x86-64.so.2 close 1 via brk
+  libc.so.6 exit 1
+  libc.so.6 rseq 1
+`},
 	{"vfork and exec: the call is the old image's",
 		begin +
 			"10 vfork( <unfinished ...>\n11 write(1, \"c\", 1) = 1\n" + mainStack +
@@ -255,16 +276,16 @@ func TestParseFrame(t *testing.T) {
 		in   string
 		want frame
 	}{
-		{"/lib/libc.so.6(write+0x10) [0xf8350]", frame{"/lib/libc.so.6", "write", 0x10, true, true}},
-		{"/usr/bin/env() [0x3033]", frame{"/usr/bin/env", "", 0x3033, false, false}},
-		{"/usr/bin/env(+0x0) [0x3033]", frame{"/usr/bin/env", "", 0x3033, false, false}},
-		{"/opt/a.so(_ZN2ns3fooEi+0x5) [0x1]", frame{"/opt/a.so", "ns::foo", 5, false, true}},
-		{"/opt/a.so(ns::foo(int, char (*)[3])+0x5) [0x1]", frame{"/opt/a.so", "ns::foo(int, char (*)[3])", 5, false, true}},
-		{"/opt/my app (2)/a(main+0x5) [0x1]", frame{"/opt/my app (2)/a", "main", 5, false, false}},
-		{"/opt/a (deleted)(main+0x5) [0x1]", frame{"/opt/a", "main", 5, false, false}},
-		{"/memfd:jit (deleted)(main+0x5) [0x1]", frame{"[memfd:jit]", "main", 5, false, false}},
-		{"[vdso](__vdso_time+0x5) [0x1]", frame{"[vdso]", "__vdso_time", 5, true, false}},
-		{"/opt/a(main+0x5) a.c:12 [0x1]", frame{"/opt/a", "main", 5, false, false}},
+		{"/lib/libc.so.6(write+0x10) [0xf8350]", frame{"/lib/libc.so.6", "write", 0x10, true, ofClone}},
+		{"/usr/bin/env() [0x3033]", frame{"/usr/bin/env", "", 0x3033, false, whole}},
+		{"/usr/bin/env(+0x0) [0x3033]", frame{"/usr/bin/env", "", 0x3033, false, whole}},
+		{"/opt/a.so(_ZN2ns3fooEi+0x5) [0x1]", frame{"/opt/a.so", "ns::foo", 5, false, broken}},
+		{"/opt/a.so(ns::foo(int, char (*)[3])+0x5) [0x1]", frame{"/opt/a.so", "ns::foo(int, char (*)[3])", 5, false, broken}},
+		{"/opt/my app (2)/a(main+0x5) [0x1]", frame{"/opt/my app (2)/a", "main", 5, false, whole}},
+		{"/opt/a (deleted)(main+0x5) [0x1]", frame{"/opt/a", "main", 5, false, whole}},
+		{"/memfd:jit (deleted)(main+0x5) [0x1]", frame{"[memfd:jit]", "main", 5, false, whole}},
+		{"[vdso](__vdso_time+0x5) [0x1]", frame{"[vdso]", "__vdso_time", 5, true, broken}},
+		{"/opt/a(main+0x5) a.c:12 [0x1]", frame{"/opt/a", "main", 5, false, whole}},
 		{"unexpected_backtracing_error [0x7f00]", frame{}},
 		{"", frame{}},
 	}
