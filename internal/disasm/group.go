@@ -1,8 +1,9 @@
 package disasm
 
-// refine settles what an opcode means once prefixes and ModRM are known: the opcode groups
-// of SDM volume 2, table A-6, and the forms that a mandatory prefix or the
-// kind of operand selects. It returns 0 for a form that does not exist.
+// refine settles what an opcode means once prefixes and ModRM are known: the
+// opcode groups of SDM volume 2, table A-6, and the forms that a mandatory
+// prefix or the kind of operand selects. It returns 0 for a form that does not
+// exist.
 func (s *Shape) refine(a attr) attr {
 	isMem := s.modrm>>6 != 3
 	if a&memory != 0 && !isMem {
