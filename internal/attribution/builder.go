@@ -144,6 +144,9 @@ func (p *ProgramBuilder) Object(path, buildID, compartment string, conduit bool)
 	id := ObjectID(len(p.objects))
 	p.objectIDs[key] = id
 	o := object{key: key, conduit: conduit}
+	if compartment == "" && path == Unknown {
+		compartment = Unknown
+	}
 	if compartment == "" {
 		o.compartment = CompartmentID(len(p.compartments))
 		p.compartments = append(p.compartments, compartmentName{object: id})

@@ -77,6 +77,19 @@ func TestCharge(t *testing.T) {
 	}
 }
 
+// TestUnknownObject: frames in code that nothing is known of are charged to
+// [unknown] and count as unattributed.
+func TestUnknownObject(t *testing.T) {
+	b := NewBuilder()
+	s := newServer(b)
+	o := s.Object(Unknown, "", "", false)
+	s.observe(Call{AMD64, 1, "write"}, true, Site{s.libc, "write", 1}, Site{o, "", 7})
+	p := b.Document().Programs[0]
+	if p.Losses.Unattributed != 1 || p.Compartment(Unknown).Calls() != 1 || p.Complete {
+		t.Errorf("losses %+v, compartments %+v", p.Losses, p.Compartments)
+	}
+}
+
 func buildExample() *Document {
 	b := NewBuilder()
 	s := newServer(b)

@@ -114,3 +114,19 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+// TestDocumentedExample: the document in docs/document.md is valid.
+func TestDocumentedExample(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "document.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "```json\n")
+	example, _, ok := strings.Cut(rest, "```")
+	if !ok {
+		t.Fatal("docs/document.md has no JSON example")
+	}
+	if _, err := Read(strings.NewReader(example)); err != nil {
+		t.Error(err)
+	}
+}

@@ -129,7 +129,7 @@ func (l *log) read(r io.Reader) error {
 			return l.end()
 		}
 		if err != nil {
-			return fmt.Errorf("line %d: %w", l.lines, err)
+			return err
 		}
 	}
 }
