@@ -5,7 +5,7 @@ const (
 	Escape0F   = 0x100 // 0F xx
 	Escape0F38 = 0x200 // 0F 38 xx
 	Escape0F3A = 0x300 // 0F 3A xx
-	EscapeVEX  = 0x400 // VEX and EVEX, map not told apart
+	EscapeVEX  = 0x400 // VEX, EVEX and XOP, map not told apart
 )
 
 // Opcode returns the opcode byte with its escape: 0x89 is mov, Escape0F|0xb6

@@ -117,6 +117,9 @@ func TestBoundariesAgainstObjdump(t *testing.T) {
 				if l.isCode() == (err == nil) && (err != nil || s.Size() == len(l.code)) {
 					return
 				}
+				if l.code[0] == 0x9b && s.Size() == 1 {
+					return // objdump joins fwait to the x87 instruction after it
+				}
 				if wrong++; wrong <= 200 {
 					t.Logf("%#x % x: %d, %v; objdump: %d, %s", l.addr, l.code, s.Size(), err, len(l.code), l.text)
 				}
