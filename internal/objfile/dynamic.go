@@ -1,0 +1,142 @@
+package objfile
+
+import "debug/elf"
+
+// maxDynamic bounds the entries of the dynamic section; real ones have 20 to 50,
+// and one for each needed library.
+const maxDynamic = 1 << 16
+
+// A Span is a range of virtual addresses. Size is in bytes.
+type Span struct{ Addr, Size uint64 }
+
+// Dynamic is what PT_DYNAMIC says. Strings and addresses are zero where an entry
+// is absent; where one is repeated the last wins, as in ld.so(8).
+type Dynamic struct {
+	Needed    []string
+	Soname    string
+	Rpath     string // DT_RPATH, a colon-separated list
+	Runpath   string // DT_RUNPATH, a colon-separated list
+	Filter    string // DT_FILTER: a library that stands in for this one
+	Auxiliary string // DT_AUXILIARY: one that is asked before this one
+	Audit     string // DT_AUDIT, a colon-separated list
+	DepAudit  string // DT_DEPAUDIT, a colon-separated list
+
+	Init, Fini   uint64 // vaddr of a function
+	InitArray    Span   // tables of function pointers: see File.Pointers
+	FiniArray    Span
+	PreinitArray Span
+	PLTGOT       uint64 // vaddr of .got.plt
+
+	Flags  elf.DynFlag
+	Flags1 elf.DynFlag1
+
+	strings string
+	symtab  uint64
+	hash    uint64
+	gnuHash uint64
+
+	versym            uint64
+	verdef, verneed   uint64
+	verdefN, verneedN uint64
+	rela, rel, relr   Span
+	jmprel            Span
+	jmprelType        elf.DynTag
+}
+
+// Dynamic returns the dynamic section, found through PT_DYNAMIC: no section
+// headers are needed. A file that has none gives an empty Dynamic.
+func (f *File) Dynamic() (*Dynamic, error) { return f.dynamic() }
+
+func (f *File) readDynamic() (*Dynamic, error) {
+	d := new(Dynamic)
+	var seg *Segment
+	for i := range f.Segments {
+		// Separate debug files keep the header with no bytes behind it.
+		if s := &f.Segments[i]; s.Type == elf.PT_DYNAMIC && s.Filesz != 0 {
+			seg = s
+		}
+	}
+	if seg == nil {
+		return d, nil
+	}
+	if err := f.need64("dynamic section"); err != nil {
+		return nil, err
+	}
+	// ld.so reads from p_vaddr to DT_NULL and looks at neither size nor offset.
+	size := min(f.tableLimit(seg.Vaddr), maxDynamic*16) &^ 15
+	b, err := f.table(seg.Vaddr, size, "dynamic section")
+	if err != nil {
+		return nil, err
+	}
+	if size == 0 {
+		return nil, f.malformed(seg.Vaddr, "the dynamic section is in no segment")
+	}
+	values := make(map[elf.DynTag]uint64)
+	var needed []uint64
+	for ; len(b) > 0; b = b[16:] {
+		tag, v := elf.DynTag(le.Uint64(b)), le.Uint64(b[8:])
+		if tag == elf.DT_NULL {
+			break
+		}
+		if tag == elf.DT_NEEDED {
+			needed = append(needed, v)
+		}
+		values[tag] = v
+	}
+	d.setValues(values)
+	return d, f.readDynamicStrings(d, values, needed)
+}
+
+func (d *Dynamic) setValues(v map[elf.DynTag]uint64) {
+	span := func(addr, size elf.DynTag) Span { return Span{v[addr], v[size]} }
+	d.Init, d.Fini = v[elf.DT_INIT], v[elf.DT_FINI]
+	d.InitArray = span(elf.DT_INIT_ARRAY, elf.DT_INIT_ARRAYSZ)
+	d.FiniArray = span(elf.DT_FINI_ARRAY, elf.DT_FINI_ARRAYSZ)
+	d.PreinitArray = span(elf.DT_PREINIT_ARRAY, elf.DT_PREINIT_ARRAYSZ)
+	d.PLTGOT = v[elf.DT_PLTGOT]
+	d.Flags, d.Flags1 = elf.DynFlag(v[elf.DT_FLAGS]), elf.DynFlag1(v[elf.DT_FLAGS_1])
+	d.symtab, d.hash, d.gnuHash = v[elf.DT_SYMTAB], v[elf.DT_HASH], v[elf.DT_GNU_HASH]
+	d.versym = v[elf.DT_VERSYM]
+	d.verdef, d.verdefN = v[elf.DT_VERDEF], v[elf.DT_VERDEFNUM]
+	d.verneed, d.verneedN = v[elf.DT_VERNEED], v[elf.DT_VERNEEDNUM]
+	d.rela = span(elf.DT_RELA, elf.DT_RELASZ)
+	d.rel = span(elf.DT_REL, elf.DT_RELSZ)
+	d.relr = span(dtRELR, dtRELRSZ)
+	d.jmprel, d.jmprelType = span(elf.DT_JMPREL, elf.DT_PLTRELSZ), elf.DynTag(v[elf.DT_PLTREL])
+}
+
+func (f *File) readDynamicStrings(d *Dynamic, v map[elf.DynTag]uint64, needed []uint64) error {
+	addr, size := v[elf.DT_STRTAB], v[elf.DT_STRSZ]
+	b, err := f.table(addr, size, "dynamic string table")
+	if err != nil {
+		return err
+	}
+	d.strings = string(b)
+	for _, s := range []struct {
+		tag elf.DynTag
+		to  *string
+	}{
+		{elf.DT_SONAME, &d.Soname}, {elf.DT_RPATH, &d.Rpath}, {elf.DT_RUNPATH, &d.Runpath},
+		{elf.DT_FILTER, &d.Filter}, {elf.DT_AUXILIARY, &d.Auxiliary},
+		{elf.DT_AUDIT, &d.Audit}, {elf.DT_DEPAUDIT, &d.DepAudit},
+	} {
+		off, present := v[s.tag]
+		if !present {
+			continue
+		}
+		str, ok := cstring(d.strings, off)
+		if !ok {
+			return f.malformed(addr+off, "%v is not in the dynamic string table", s.tag)
+		}
+		*s.to = str
+	}
+	d.Needed = make([]string, len(needed))
+	for i, off := range needed {
+		str, ok := cstring(d.strings, off)
+		if !ok {
+			return f.malformed(addr+off, "DT_NEEDED is not in the dynamic string table")
+		}
+		d.Needed[i] = str
+	}
+	return nil
+}
