@@ -189,12 +189,15 @@ var readTests = []struct{ name, log, want string }{
   sub exit_group 1
 `},
 	{"attached to a running process",
-		"strace: Process 10 attached with 2 threads\n" +
+		"strace: Process 10 attached with 3 threads\n" +
+			"[pid 12] futex(0x7f, FUTEX_WAIT <unfinished ...>\n" +
 			"[pid 11] restart_syscall(<... resuming interrupted read ...> <unfinished ...>\n" +
 			"[pid 10] write(1, \"x\", 1) = 1\n" + mainStack +
 			"[pid 11] <... restart_syscall resumed>) = 0\n > /lib/libc.so.6(read+0x10) [0xf8350]\n > /opt/app(loop+0x1) [0x1]\n > /lib/libc.so.6(clone+0x3f) [0x1]\n" +
-			"[pid 11] read(0, \"\", 1) = 0\n > /opt/app(_start+0x1) [0x1]\n",
-		`/opt/app lost=0 unattributed=0 broken=0
+			"[pid 11] read(0, \"\", 1) = 0\n > /opt/app(_start+0x1) [0x1]\n" +
+			"[pid 12] <... futex resumed> <detached ...>\n",
+		`/opt/app lost=0 unattributed=1 broken=0
+  [unknown] futex 1
   app read 1
   app restart_syscall 1 via read
   app write 1 via write
