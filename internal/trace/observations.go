@@ -106,14 +106,8 @@ var abis = [...]struct {
 	bpf.ABIX32:   {syscalls.X32, attribution.X32},
 }
 
-// x32Bit marks x32 calls in the number that the kernel sees.
-const x32Bit = 0x40000000
-
 func callOf(nr, abi uint32) attribution.Call {
 	number := int(int32(nr))
-	if abi == uint32(bpf.ABIX32) {
-		number &^= x32Bit
-	}
 	name, ok := syscalls.Name(abis[abi].table, number)
 	if !ok {
 		name = fmt.Sprintf("syscall_%d", number)
