@@ -3,11 +3,13 @@
 // want: libinner.so getppid 2 via=getppid chain=libinner.so,libouter.so,PROGRAM
 // want: libinner.so getuid 1 via=getuid chain=libinner.so,PROGRAM frames=inner_uid,main
 // want: PROGRAM geteuid 3 via=geteuid chain=PROGRAM,libouter.so frames=called_back,outer_calls_back,main
-// want: libouter.so getgid 1 via=getgid chain=libouter.so frames=outer_constructor
-// want: libouter.so getegid 1 via=getegid chain=libouter.so frames=outer_destructor
+// want glibc: libouter.so getgid 1 via=getgid chain=libouter.so frames=outer_constructor
+// want musl: libouter.so getgid 1 via=getgid chain=libouter.so,PROGRAM frames=outer_constructor
+// want: libouter.so getegid 1 via=getegid chain=libouter.so,PROGRAM frames=outer_destructor
 // want: libouter.so times 1 via=times chain=libouter.so frames=outer_thread
-// want: libouter.so getpgid 1 via=getpgid chain=libouter.so frames=outer_compare,outer_sorts,main
-// want: libouter.so write 1 via=putc chain=libouter.so,PROGRAM
+// want: libouter.so getpgid 1 via=getpgid chain=libouter.so,PROGRAM frames=outer_compare,outer_sorts,main
+// want glibc: libouter.so write 1 via=putc chain=libouter.so,PROGRAM frames=outer_writes,main
+// want musl: libouter.so writev 1 chain=libouter.so,PROGRAM frames=outer_writes,main
 // want: PROGRAM sysinfo 1 via=syscall chain=PROGRAM,libinner.so,libouter.so frames=called_deep,inner_calls,outer_passes,main
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>

@@ -1,7 +1,7 @@
-// More frames than are walked: the origin is known all the same, and the chain is a loss.
+// More frames than are walked (1024): the origin is known all the same, and the chain is a loss.
 //
 // losses: broken_stacks=1
-// want: PROGRAM getppid 1 frames=recurses,recurses depth=128
+// want: PROGRAM getppid 1 frames=recurses,recurses depth=1024
 #include <unistd.h>
 
 __attribute__((noinline)) int recurses(int depth) {
@@ -9,4 +9,4 @@ __attribute__((noinline)) int recurses(int depth) {
 	return below;
 }
 
-int main(void) { return recurses(200) == 0; }
+int main(void) { return recurses(2000) == 0; }

@@ -31,6 +31,10 @@ __attribute__((noinline)) static void uses(const char *folder, const char *name,
 	dlclose(library);
 }
 
+// A process that lives on while its files change. The tracer reads a file when it is mapped, but not before the program
+// goes on; what is gone by then keeps its name and loses its rows.
+static void pause_a_moment(void) { usleep(200000); }
+
 static void move(const char *folder, const char *from, const char *to) {
 	char old[4096], new[4096];
 	snprintf(old, sizeof old, "%s/%s", folder, from);
@@ -50,11 +54,13 @@ int main(int argc, char **argv) {
 	uses(folder, "plugin_b.so", 5);
 
 	load(folder, "gone.so", &gone);
+	pause_a_moment();
 	move(folder, "gone.so", NULL);
 	gone();
 	gone();
 
 	load(folder, "replaced.so", &replaced);
+	pause_a_moment();
 	move(folder, "plugin_a.so", "replaced.so");
 	replaced();
 	replaced();

@@ -2,7 +2,7 @@
 //
 // want: PROGRAM getppid 1 chain=PROGRAM frames=under_alloca,uses_alloca,main
 // want: PROGRAM getuid 1 chain=PROGRAM frames=on_illegal,faults_first,main
-// want: PROGRAM geteuid 1 chain=PROGRAM frames=on_other_stack,__restore_rt,main
+// want: PROGRAM geteuid 1 chain=PROGRAM frames=on_other_stack,main
 // want: PROGRAM getegid 1 chain=PROGRAM frames=on_alarm,waits,main
 // want: PROGRAM times 1 chain=PROGRAM frames=compare,sorts,main
 // want: PROGRAM vfork 1 chain=PROGRAM frames=has_child,main

@@ -1,8 +1,8 @@
 // Threads with exceptions: system calls from destructors while the stack unwinds, and from handlers.
 //
-// want: PROGRAM getppid 80 via=getppid chain=PROGRAM frames=Guard::~Guard(),middle(int),worker(int)
-// want: PROGRAM getuid 40 via=getuid chain=PROGRAM frames=worker(int)
-// want: PROGRAM geteuid 40 via=geteuid chain=PROGRAM frames=bottom(int),middle(int),worker(int)
+// want: PROGRAM getppid 80 via=getppid chain=PROGRAM,libstdc++.so.6.0.30 frames=Guard::~Guard,middle,worker
+// want: PROGRAM getuid 40 via=getuid chain=PROGRAM,libstdc++.so.6.0.30 frames=worker
+// want: PROGRAM geteuid 40 via=geteuid chain=PROGRAM,libstdc++.so.6.0.30 frames=bottom,middle,worker
 #include <stdexcept>
 #include <thread>
 #include <unistd.h>
