@@ -8,6 +8,8 @@ import (
 	"os"
 	osexec "os/exec"
 	"os/signal"
+	"runtime"
+	"runtime/debug"
 	"syscall"
 	"time"
 	"unsafe"
@@ -56,6 +58,7 @@ func runTrace(flags *traceFlags, args []string) error {
 	if err := flags.output.check(); err != nil {
 		return err
 	}
+	tuneRuntime()
 	opts, err := flags.options()
 	if err != nil {
 		return err
@@ -78,6 +81,14 @@ func runTrace(flags *traceFlags, args []string) error {
 		}
 	}
 	return passOn(result.State)
+}
+
+// tuneRuntime trades time for memory, for a tracer should be small beside its target, and keeps a processor of Go's for
+// reading events while others make unwind rows.
+func tuneRuntime() {
+	runtime.GOMAXPROCS(runtime.NumCPU() + 1)
+	debug.SetGCPercent(50)
+	debug.SetMemoryLimit(110 << 20)
 }
 
 func (f *traceFlags) options() (trace.Options, error) {

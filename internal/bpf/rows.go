@@ -14,6 +14,7 @@ import (
 const (
 	blockRows   = len(traceBlock{}.Rows)
 	shardBlocks = 512 // SHARD_BLOCKS in walk.h: max_entries of a shard
+	firstShards = 2   // made at once: enough for most servers
 )
 
 // rowStore puts unwind rows into the kernel's maps: rules are shared by all objects, rows fill blocks of one page,
@@ -22,14 +23,18 @@ type rowStore struct {
 	mu        sync.Mutex
 	maps      *traceMaps
 	shardSpec *ebpf.MapSpec
-	shards    []*ebpf.Map
+	shards    []func() (*ebpf.Map, error)
 	blocks    uint32 // in use
 	rules     map[traceRule]uint16
 }
 
 func newRowStore(maps *traceMaps, shard *ebpf.MapSpec) *rowStore {
 	// Rule 0 of the map is RULE_NONE, as it was made.
-	return &rowStore{maps: maps, shardSpec: shard, rules: map[traceRule]uint16{{}: 0}}
+	s := &rowStore{maps: maps, shardSpec: shard, rules: map[traceRule]uint16{{}: 0}}
+	for i := range uint32(firstShards) {
+		s.shards = append(s.shards, s.newShard(i))
+	}
+	return s
 }
 
 func (s *rowStore) Close() error {
@@ -37,8 +42,10 @@ func (s *rowStore) Close() error {
 		return nil
 	}
 	var errs []error
-	for _, m := range s.shards {
-		errs = append(errs, m.Close())
+	for _, shard := range s.shards {
+		if m, err := shard(); err == nil {
+			errs = append(errs, m.Close())
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -61,8 +68,12 @@ func (s *rowStore) load(id ObjectID, table *cfi.Table, conduit bool) error {
 		if err != nil {
 			return err
 		}
+		blocks := uint32((len(table.Rows) + blockRows - 1) / blockRows)
+		if err := s.grow(blocks); err != nil {
+			return err
+		}
 		object.FirstBlock = s.blocks
-		object.Blocks = uint32((len(table.Rows) + blockRows - 1) / blockRows)
+		object.Blocks = blocks
 		if err := s.addRows(table.Rows, ids); err != nil {
 			return err
 		}
@@ -147,7 +158,7 @@ func kernelSaved(offset int32) int32 {
 // addRows appends rows in whole blocks, the last one filled up with rows that no offset reaches.
 func (s *rowStore) addRows(rows []cfi.Row, rules []uint16) error {
 	for len(rows) > 0 {
-		shard, err := s.shard(s.blocks / shardBlocks)
+		shard, err := s.shards[s.blocks/shardBlocks]()
 		if err != nil {
 			return err
 		}
@@ -179,20 +190,36 @@ func fillBlock(b *traceBlock, rows []cfi.Row, rules []uint16) []cfi.Row {
 	return rows[n:]
 }
 
-func (s *rowStore) shard(index uint32) (*ebpf.Map, error) {
-	if int(index) < len(s.shards) {
-		return s.shards[index], nil
+// grow makes shards until the store has room for blocks more, and one shard to spare. Putting a shard into the map of
+// shards waits for all running BPF programs, tens of milliseconds, so all are put at once and the spare one by itself.
+func (s *rowStore) grow(blocks uint32) error {
+	need := int((s.blocks+blocks+shardBlocks-1)/shardBlocks) + 1
+	if need > int(s.maps.Shards.MaxEntries()) {
+		return fmt.Errorf("%d blocks of unwind rows do not fit into %d shards", blocks, s.maps.Shards.MaxEntries())
 	}
-	if index >= s.maps.Shards.MaxEntries() {
-		return nil, fmt.Errorf("unwind rows fill all %d shards", index)
+	for len(s.shards) < need {
+		s.shards = append(s.shards, s.newShard(uint32(len(s.shards))))
 	}
-	m, err := ebpf.NewMap(s.shardSpec)
-	if err != nil {
-		return nil, fmt.Errorf("make room for unwind rows: %w", err)
+	for _, shard := range s.shards[:need-1] {
+		if _, err := shard(); err != nil {
+			return fmt.Errorf("make room for unwind rows: %w", err)
+		}
 	}
-	if err := s.maps.Shards.Put(index, m); err != nil {
-		return nil, errors.Join(fmt.Errorf("make room for unwind rows: %w", err), m.Close())
-	}
-	s.shards = append(s.shards, m)
-	return m, nil
+	return nil
+}
+
+// newShard starts making a shard and returns a function that waits for it.
+func (s *rowStore) newShard(index uint32) func() (*ebpf.Map, error) {
+	shard := sync.OnceValues(func() (*ebpf.Map, error) {
+		m, err := ebpf.NewMap(s.shardSpec)
+		if err != nil {
+			return nil, err
+		}
+		if err := s.maps.Shards.Put(index, m); err != nil {
+			return nil, errors.Join(err, m.Close())
+		}
+		return m, nil
+	})
+	go shard()
+	return shard
 }

@@ -25,7 +25,9 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define MAX_TALLIES 16384
 #define MAX_SPACES 16384
 #define RING_BYTES (16 << 20)
-#define STACK_BYTES (64 << 10)
+#define STACK_BYTES (64 << 10) /* captured for a chain */
+#define TOP_BYTES (12 << 10)   /* captured for an origin */
+#define MAX_CAPTURED 8192
 #define PAGE 4096
 
 enum abi {
@@ -107,6 +109,14 @@ enum event_kind {
 enum capture_flags {
 	CAPTURE_COUNT = 1, /* the call is not counted yet */
 	CAPTURE_CHAIN = 2, /* its chain is wanted */
+};
+
+/* A call site before it is attributed: the instruction and the word on the stack, mostly a return address. */
+struct capture_key {
+	u64 ip;
+	u64 word;
+	u32 program;
+	u32 nr;
 };
 
 struct tally_key {
@@ -197,6 +207,14 @@ struct {
 	__type(key, u32);
 	__type(value, struct capture_event);
 } captures SEC(".maps");
+
+/* Call sites whose whole stack was captured. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_CAPTURED);
+	__type(key, struct capture_key);
+	__type(value, u32);
+} captured SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -346,6 +364,7 @@ struct copy_ctx {
 	u64 from;
 	u64 end; /* of the mapping; 0: not known */
 	u32 bytes;
+	u32 limit;
 };
 
 /*
@@ -357,7 +376,7 @@ static long copy_page(u32 i, struct copy_ctx *ctx)
 	u64 from = ctx->from + ctx->bytes;
 	u32 at = ctx->bytes, n = PAGE - (from & (PAGE - 1));
 
-	if (at > STACK_BYTES - PAGE || (ctx->end && from >= ctx->end))
+	if (at > STACK_BYTES - PAGE || at >= ctx->limit || (ctx->end && from >= ctx->end))
 		return 1;
 	if (bpf_probe_read_user(ctx->e->stack + at, n & (2 * PAGE - 1) ? n : PAGE, (void *)from) &&
 	    !ctx->end)
@@ -384,6 +403,7 @@ static __noinline int capture(struct task_struct *task, struct pt_regs *regs,
 	e->object = w->missing;
 	read_registers(&e->regs, regs);
 	ctx.from = e->regs.sp;
+	ctx.limit = flags & CAPTURE_CHAIN ? STACK_BYTES : TOP_BYTES;
 	if (!bpf_find_vma(bpf_get_current_task_btf(), ctx.from, read_mapping, &m, 0))
 		ctx.end = m.end;
 	bpf_loop(STACK_BYTES / PAGE, copy_page, &ctx, 0);
@@ -398,6 +418,19 @@ static __noinline int capture(struct task_struct *task, struct pt_regs *regs,
 	}
 	increment(key->program, TALLY_CAPTURED);
 	return 0;
+}
+
+/* Capture a call that could not be attributed; the whole stack at the first sight of its site. */
+static __always_inline void capture_call(struct task_struct *task, struct pt_regs *regs,
+					 struct count_key *key, struct walk *w)
+{
+	struct capture_key site = { .ip = regs->ip, .program = key->program, .nr = key->nr };
+	u32 flags = CAPTURE_COUNT, seen = 1;
+
+	bpf_probe_read_user(&site.word, sizeof(site.word), (void *)regs->sp);
+	if (every_chain || !bpf_map_update_elem(&captured, &site, &seen, BPF_NOEXIST))
+		flags |= CAPTURE_CHAIN;
+	capture(task, regs, key, flags, w);
 }
 
 static __always_inline void send_stack(struct task_struct *task, struct walk *w,
@@ -514,7 +547,7 @@ static __noinline int trace_call(struct task_struct *task, struct pt_regs *regs,
 	walk_start(w, regs, space_of(traced, task->mm), true);
 	walk_on(w);
 	if (can_retry(w->end)) {
-		capture(task, regs, &key, CAPTURE_COUNT | CAPTURE_CHAIN, w);
+		capture_call(task, regs, &key, w);
 		return 0;
 	}
 	if (w->found) {

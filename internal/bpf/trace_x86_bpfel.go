@@ -49,6 +49,14 @@ const (
 	traceCaptureFlagsCAPTURE_CHAIN traceCaptureFlags = 2
 )
 
+type traceCaptureKey struct {
+	_       structs.HostLayout
+	Ip      uint64
+	Word    uint64
+	Program uint32
+	Nr      uint32
+}
+
 type traceChainKey struct {
 	_       structs.HostLayout
 	Chain   uint64
@@ -301,6 +309,7 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	traceMapCaptured           = "captured"
 	traceMapCaptures           = "captures"
 	traceMapChains             = "chains"
 	traceMapCodeCache          = "code_cache"
@@ -399,6 +408,7 @@ type traceProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type traceMapSpecs struct {
+	Captured  *ebpf.MapSpec `ebpf:"captured"`
 	Captures  *ebpf.MapSpec `ebpf:"captures"`
 	Chains    *ebpf.MapSpec `ebpf:"chains"`
 	CodeCache *ebpf.MapSpec `ebpf:"code_cache"`
@@ -463,6 +473,7 @@ func (o *traceObjects) Close() error {
 //
 // It can be passed to loadTraceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type traceMaps struct {
+	Captured  *ebpf.Map `ebpf:"captured"`
 	Captures  *ebpf.Map `ebpf:"captures"`
 	Chains    *ebpf.Map `ebpf:"chains"`
 	CodeCache *ebpf.Map `ebpf:"code_cache"`
@@ -480,6 +491,7 @@ type traceMaps struct {
 
 func (m *traceMaps) Close() error {
 	return _TraceClose(
+		m.Captured,
 		m.Captures,
 		m.Chains,
 		m.CodeCache,

@@ -63,6 +63,9 @@ func (s *session) account(c *capture, frames []bpf.Frame, whole bool) {
 			s.stream.call(&event)
 		}
 	}
+	if flags&bpf.CaptureChain == 0 {
+		return // only the top of the stack was captured
+	}
 	if !whole {
 		s.seen.broken(key.Program)
 	}

@@ -2,15 +2,17 @@ package trace
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
 
 	"bulkhead/internal/attribution"
@@ -35,12 +37,15 @@ type object struct {
 	symbols func() *objfile.Symbolizer
 }
 
+// readingBytes bounds the memory that making rows takes for the moment, which is about the size of the file.
+const readingBytes = 32 << 20
+
 // objects knows the files by the kernel's number and by what perf records call them. Safe for concurrent use.
 type objects struct {
 	tracer   *bpf.Tracer
 	cache    *cfi.Cache
 	conduits attribution.Conduits
-	workers  chan struct{} // bounds the files that are read at once
+	reading  *semaphore.Weighted // bytes of the files that are read at once
 
 	mu     sync.Mutex
 	byID   map[bpf.ObjectID]*object
@@ -50,7 +55,7 @@ type objects struct {
 func newObjects(tracer *bpf.Tracer, cache *cfi.Cache, conduits attribution.Conduits) (*objects, error) {
 	o := &objects{
 		tracer: tracer, cache: cache, conduits: conduits,
-		workers: make(chan struct{}, runtime.NumCPU()),
+		reading: semaphore.NewWeighted(readingBytes),
 		byID:    map[bpf.ObjectID]*object{},
 		byFile:  map[fileID]*object{},
 	}
@@ -74,10 +79,7 @@ func (o *objects) addAnonymous() error {
 func (o *objects) addVDSO() error {
 	vdso := o.add(bpf.ObjectVDSO, attribution.VDSO)
 	image, err := readVDSO()
-	if err == nil {
-		vdso.elf, err = objfile.NewFile(bytes.NewReader(image), int64(len(image)), attribution.VDSO)
-	}
-	o.finish(vdso, err)
+	o.load(vdso, bytes.NewReader(image), int64(len(image)), err)
 	return vdso.err
 }
 
@@ -202,13 +204,15 @@ func (o *objects) open(file *os.File, path string) (*object, error) {
 	}
 	obj := o.add(id, path)
 	go func() {
-		o.workers <- struct{}{}
-		defer func() { <-o.workers }()
+		var size int64
 		info, err := file.Stat()
 		if err == nil {
-			obj.elf, err = objfile.NewFile(file, info.Size(), path)
+			size = info.Size()
 		}
-		o.finish(obj, err)
+		share := min(size, readingBytes)
+		_ = o.reading.Acquire(context.Background(), share) // fails only with its context
+		defer o.reading.Release(share)
+		o.load(obj, file, size, err)
 	}()
 	return obj, nil
 }
@@ -223,12 +227,11 @@ func (o *objects) identify(file *os.File) (bpf.ObjectID, error) {
 	return o.tracer.Identify(page)
 }
 
-// finish makes the rows of an object whose ELF file was opened, or not, and gives them to the kernel.
-func (o *objects) finish(obj *object, err error) {
+// load makes the rows of an object and gives them to the kernel. err is why its file could not be read, if so.
+func (o *objects) load(obj *object, r io.ReaderAt, size int64, err error) {
 	defer close(obj.loaded)
 	if err == nil {
-		obj.buildID = obj.elf.BuildID
-		obj.table, err = o.cache.Load(obj.elf)
+		obj.table, err = o.rows(obj, r, size)
 	}
 	if loadErr := o.tracer.LoadObject(obj.id, obj.table, obj.conduit); loadErr != nil {
 		err = errors.Join(err, loadErr)
@@ -254,8 +257,21 @@ func (o *objects) giveUp(id bpf.ObjectID) *object {
 		return known
 	}
 	obj := o.add(id, fmt.Sprintf("[file %d]", id))
-	o.finish(obj, errors.New("the file was gone before it could be read"))
+	o.load(obj, nil, 0, errors.New("the file was gone before it could be read"))
 	return obj
+}
+
+func (o *objects) rows(obj *object, r io.ReaderAt, size int64) (*cfi.Table, error) {
+	elf, err := objfile.NewFile(r, size, obj.path)
+	if err != nil {
+		return nil, err
+	}
+	obj.buildID = elf.BuildID
+	// The symbols are wanted at the end, if at all, and not what building the rows leaves in memory.
+	if obj.elf, err = objfile.NewFile(r, size, obj.path); err != nil {
+		return nil, err
+	}
+	return o.cache.Load(elf)
 }
 
 // symbolize names the code at a file offset: the function and the offset in it, or no name and the file offset.

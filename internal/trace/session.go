@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/sys/unix"
 
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/bpf"
@@ -175,6 +177,7 @@ func (s *session) syncRecords() {
 func (s *session) readEvents() {
 	defer s.readers.Done()
 	defer close(s.captures)
+	hurry()
 	var r bpf.Record
 	for {
 		err := s.tracer.Read(&r)
@@ -196,6 +199,13 @@ func (s *session) readEvents() {
 			s.queue(&r)
 		}
 	}
+}
+
+// hurry gives the calling goroutine a thread of its own that runs before others: the ring buffer must be emptied while
+// the target and the making of rows use all processors. Without the right to that it stays as it is.
+func hurry() {
+	runtime.LockOSThread() // for good: the thread ends with the goroutine
+	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), -20)
 }
 
 func (s *session) queue(r *bpf.Record) {
