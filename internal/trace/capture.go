@@ -106,6 +106,10 @@ func (s *session) frame(c *capture, address uint64) (bpf.Frame, *object) {
 		return bpf.Frame{}, nil
 	}
 	obj := s.prepare(processMapping{int(c.event.Pid), m})
+	if obj == nil && c.end == bpf.WalkNoRows && s.objects.get(c.object) == nil {
+		// The kernel's walk stopped here, as nothing else on its way is unknown.
+		obj = s.objects.lose(c.object, m)
+	}
 	if obj == nil {
 		return bpf.Frame{}, nil
 	}

@@ -257,9 +257,21 @@ func (o *objects) giveUp(id bpf.ObjectID) *object {
 		return known
 	}
 	obj := o.add(id, fmt.Sprintf("[file %d]", id))
-	o.load(obj, nil, 0, errors.New("the file was gone before it could be read"))
+	o.load(obj, nil, 0, errGone)
 	return obj
 }
+
+// lose is giveUp for a file of which a mapping is known: it keeps its name.
+func (o *objects) lose(id bpf.ObjectID, m mapping) *object {
+	obj := o.add(id, m.path)
+	o.load(obj, nil, 0, errGone)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.byFile[m.file] = obj
+	return obj
+}
+
+var errGone = errors.New("the file was gone before it could be read")
 
 func (o *objects) rows(obj *object, r io.ReaderAt, size int64) (*cfi.Table, error) {
 	elf, err := objfile.NewFile(r, size, obj.path)
