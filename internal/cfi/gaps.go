@@ -6,6 +6,7 @@ import (
 	"debug/elf"
 	"slices"
 
+	"bulkhead/internal/disasm"
 	"bulkhead/internal/objfile"
 )
 
@@ -46,6 +47,7 @@ func (e *ehFrame) gaps(f *objfile.File) ([]gap, error) {
 	}
 	reader := codeReader{file: f}
 	var gaps []gap
+	var last *entry
 	for _, code := range codeRanges(f) {
 		pos, end := code.vaddr, code.vaddr+code.size
 		for len(entries) > 0 && entries[0].end <= pos {
@@ -62,7 +64,13 @@ func (e *ehFrame) gaps(f *objfile.File) ([]gap, error) {
 					return nil, err
 				}
 				if skipPadding(data, 0) < len(data) {
-					gaps = append(gaps, gap{pos, pos - code.vaddr + code.offset, data})
+					g := gap{addr: pos, offset: pos - code.vaddr + code.offset, code: data}
+					if last != nil && last.end == pos && last.begin >= code.vaddr {
+						if g.before, err = e.runsOn(last, f); err != nil {
+							return nil, err
+						}
+					}
+					gaps = append(gaps, g)
 				}
 			}
 			if len(entries) == 0 || entries[0].begin >= end {
@@ -77,10 +85,34 @@ func (e *ehFrame) gaps(f *objfile.File) ([]gap, error) {
 				first.outermost = isStartContext(data)
 			}
 			pos = max(pos, first.end)
-			entries = entries[1:]
+			last, entries = first, entries[1:]
 		}
 	}
 	return gaps, nil
+}
+
+// runsOn returns the state behind an entry when its code runs on there, nil when it does not: glibc interrupts the call
+// frame information of clone and clone3 around the system call, since the child has another stack.
+func (e *ehFrame) runsOn(last *entry, f *objfile.File) (*stackState, error) {
+	code, err := f.ReadVaddr(last.begin, last.end-last.begin)
+	if err != nil {
+		return nil, err
+	}
+	for len(code) > 0 {
+		in, err := disasm.Scan(code)
+		if err != nil {
+			return nil, nil
+		}
+		if code = code[in.Size():]; len(code) == 0 && (!in.FallsThrough() || in.IsCall() || isPadding(&in)) {
+			return nil, nil
+		}
+	}
+	m := machine{cie: last.cie, state: last.cie.initial, loc: last.begin, origin: e.addr + uint64(last.program)}
+	if !m.run(e.data[last.program:last.program+last.length], func(uint64) bool { return true }) {
+		return nil, nil
+	}
+	rule, _ := m.state.rule()
+	return stateOf(rule), nil
 }
 
 // glibc's __start_context is where the function of a makecontext stack returns to: mov %rbx,%rsp; mov (%rsp),%rdi;
@@ -138,10 +170,10 @@ func cut(gaps []gap, ranges []addressRange) []gap {
 				continue
 			}
 			if r.begin > g.addr {
-				left = append(left, gap{g.addr, g.offset, g.code[:r.begin-g.addr]})
+				left = append(left, gap{g.addr, g.offset, g.code[:r.begin-g.addr], g.before})
 			}
 			skip := min(r.end, end) - g.addr
-			g = gap{g.addr + skip, g.offset + skip, g.code[skip:]}
+			g = gap{g.addr + skip, g.offset + skip, g.code[skip:], nil}
 		}
 		if len(g.code) > 0 {
 			left = append(left, g)
@@ -239,13 +271,41 @@ func entryPoint(entry uint64, gaps []gap, starts []uint64) (addressRange, bool) 
 	return addressRange{}, false
 }
 
+// maxDataScan bounds how much data is searched for pointers, in bytes.
+const maxDataScan = 64 << 20
+
+// dataPointers returns the words of data that look like pointers to aligned functions in gaps. In a file that is
+// not position-independent nothing else tells them.
+func dataPointers(f *objfile.File, gaps []gap) []uint64 {
+	var found []uint64
+	for _, s := range f.Segments {
+		if s.Type != elf.PT_LOAD || s.Flags&elf.PF_X != 0 || s.Filesz > maxDataScan {
+			continue
+		}
+		data, err := f.ReadVaddr(s.Vaddr, s.Filesz)
+		if err != nil {
+			continue // the segment is cut short; what is there was not needed to load the code
+		}
+		for c := (cursor{data: data, pos: int(-s.Vaddr & 7)}); c.left() >= 8; {
+			if p := c.u64(); p%functionAlign == 0 && inGaps(gaps, p) {
+				found = append(found, p)
+			}
+		}
+	}
+	return found
+}
+
 // functionStarts returns the addresses of functions as far as a file tells them: its entry point, symbols, pointers that
 // the loader relocates, and what the code in gaps calls. Sorted, unique.
 func functionStarts(f *objfile.File, gaps []gap) []uint64 {
 	if len(gaps) == 0 {
 		return nil
 	}
-	starts := append(callTargets(gaps), f.Entry)
+	fixed := f.Type == elf.ET_EXEC
+	starts := append(codeTargets(gaps, fixed), f.Entry)
+	if fixed {
+		starts = append(starts, dataPointers(f, gaps)...)
+	}
 	symbols, _ := f.Symbols() // what can be read of them
 	for i := range symbols {
 		s := &symbols[i]

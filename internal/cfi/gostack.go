@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"bulkhead/internal/disasm"
 	"bulkhead/internal/objfile"
 )
 
@@ -21,6 +22,8 @@ import (
 //   - systemstack, asmcgocall, cgocallback and the vDSO callers of package runtime set SP freely (flag SPWRITE), but push
 //     rbp first and leave it alone. So CFA = rbp + 16 holds on both sides of the switch, and the walk goes on where the
 //     function was called: on the goroutine's stack from the thread's (g0) stack, and in C from cgocallback.
+//   - clone continues in the child on the new thread's stack: behind the instruction that sets SP the walk ends. (The two
+//     instructions before that, which no system call is made from, read as the parent's.)
 //   - mcall and morestack zero rbp, since the goroutine may go on in another thread: the scheduler's work is not the
 //     goroutine's. There the walk ends.
 //   - goexit, mstart, rt0_go (flag TOPFRAME) and _rt0_* are the outermost functions of goroutines, threads and the
@@ -81,6 +84,13 @@ func (c *goCode) function(f *objfile.GoFunc, g *gap) {
 		return
 	}
 	saved := savesRBP(g, f, deltas)
+	if name == "runtime.clone" {
+		if at := setsSP(g, f); at != 0 {
+			c.add(g, f.Entry, at, Rule{CFA: KindRegister, Reg: RegRSP, CFAOffset: 8, RBPOffset: Same, RBXOffset: Undefined, RAOffset: -8})
+			c.add(g, at, f.End, Rule{CFA: KindEnd})
+			return
+		}
+	}
 	free := f.Flags&objfile.GoSPWrite != 0 || switching[name]
 	for i, d := range deltas {
 		end := f.End
@@ -127,6 +137,24 @@ func savesRBP(g *gap, f *objfile.GoFunc, deltas []objfile.SPDelta) uint64 {
 		return deltas[i].PC + 5
 	case bytes.HasPrefix(code, []byte{0x48, 0x89, 0xac, 0x24}) && len(code) > 7 && int32(binary.LittleEndian.Uint32(code[4:])) == delta-8:
 		return deltas[i].PC + 8
+	}
+	return 0
+}
+
+// setsSP returns the address behind the first mov register,%rsp of a function, or 0.
+func setsSP(g *gap, f *objfile.GoFunc) uint64 {
+	if !g.holds(f.Entry) {
+		return 0
+	}
+	for pos := f.Entry; pos < f.End && g.holds(pos); {
+		in, err := disasm.Scan(g.code[pos-g.addr:])
+		if err != nil {
+			return 0
+		}
+		pos += uint64(in.Size())
+		if op := in.Opcode(); (op == opMovStore || op == opMovLoad) && in.Writes().Has(disasm.RSP) {
+			return pos
+		}
 	}
 	return 0
 }

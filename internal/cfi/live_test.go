@@ -281,6 +281,29 @@ func TestLive(t *testing.T) {
 	}
 }
 
+// TestLiveStripped wants the same stack without symbols: then functions are known by calls, pointers and alignment only.
+func TestLiveStripped(t *testing.T) {
+	for _, c := range []struct {
+		how string
+		nr  int
+	}{{"read", unix.SYS_READ}, {"printf", unix.SYS_WRITEV}, {"futex", unix.SYS_FUTEX}} {
+		t.Run(c.how, func(t *testing.T) {
+			flags := []string{"-O2", "-static", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"}
+			_, want, err := unwindLive(t, c.nr, compile(t, "musl-gcc", "calls.c", flags...), c.how)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, got, err := unwindLive(t, c.nr, compile(t, "musl-gcc", "calls.c", append(flags, "-s")...), c.how)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(got) < 4 || !slices.EqualFunc(got, want, func(a, b Frame) bool { return a.IP == b.IP && !a.Guessed }) {
+				t.Errorf("stripped %+v, with symbols %+v", got, want)
+			}
+		})
+	}
+}
+
 func TestLiveCalls(t *testing.T) {
 	calls := []struct {
 		how string

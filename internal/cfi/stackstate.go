@@ -85,6 +85,35 @@ func savedOffset(slot int32, same bool) int32 {
 	return Undefined
 }
 
+// stateOf is the reverse of rule, as far as that goes: nil for rules without a state.
+func stateOf(r Rule) *stackState {
+	if r.CFA != KindRegister || r.Flags != 0 || r.RAOffset != -8 {
+		return nil
+	}
+	s := &stackState{rbp: holdsOther}
+	switch r.Reg {
+	case RegRSP:
+		s.spKnown, s.sp = true, r.CFAOffset
+	case RegRBP:
+		s.rbp, s.rbpBelow = holdsFrame, r.CFAOffset
+	default:
+		return nil
+	}
+	switch {
+	case r.RBPOffset == Same:
+		s.rbp = holdsCaller
+	case r.RBPOffset != Undefined:
+		s.savedRBP = r.RBPOffset
+	}
+	switch {
+	case r.RBXOffset == Same:
+		s.rbxSame = true
+	case r.RBXOffset != Undefined:
+		s.savedRBX = r.RBXOffset
+	}
+	return s
+}
+
 // dwarfNumber maps hardware register numbers to DWARF ones (psABI figure 3.36).
 var dwarfNumber = [16]uint8{0, 2, 1, 3, 7, 6, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15}
 
@@ -104,6 +133,8 @@ const (
 	opPopMem    = 0x8f
 	opPushf     = 0x9c
 	opPopf      = 0x9d
+	opMovRegImm = 0xb8 // to 0xbf
+	opMovImm    = 0xc7
 	opEnter     = 0xc8
 	opLeave     = 0xc9
 	opHlt       = 0xf4

@@ -12,6 +12,7 @@ type gap struct {
 	addr   uint64 // virtual address of code[0]
 	offset uint64 // file offset of code[0]
 	code   []byte
+	before *stackState // of the code that runs into the gap, nil if none does
 }
 
 func (g *gap) holds(addr uint64) bool { return addr-g.addr < uint64(len(g.code)) }
@@ -56,6 +57,9 @@ func synthesize(g gap, starts []uint64) (spans []span, losses []Loss) {
 		s.reset()
 		for _, start := range s.starts {
 			s.visit(start, atEntry)
+		}
+		if g.before != nil {
+			s.visit(0, *g.before)
 		}
 		if !s.flow() {
 			break
@@ -326,42 +330,48 @@ func (s *synthesis) spans() (spans []span, losses []Loss) {
 	return spans, losses
 }
 
-// callTargets returns the addresses that the code of gaps calls or takes, as far as they lie in gaps: functions.
-func callTargets(gaps []gap) []uint64 {
+// codeTargets returns the addresses that the code of gaps calls or takes, as far as they lie in gaps: functions. fixed says
+// that the file is loaded where it was linked, so that addresses are constants, too.
+func codeTargets(gaps []gap, fixed bool) []uint64 {
 	var targets []uint64
-	in := func(addr uint64) bool {
-		_, found := slices.BinarySearchFunc(gaps, addr, func(g gap, addr uint64) int {
-			switch {
-			case g.holds(addr):
-				return 0
-			case g.addr > addr:
-				return 1
-			}
-			return -1
-		})
-		return found
-	}
 	for i := range gaps {
 		g := &gaps[i]
 		for pos := 0; pos < len(g.code); {
-			shape, err := disasm.Scan(g.code[pos:])
+			in, err := disasm.Scan(g.code[pos:])
 			if err != nil {
 				pos++
 				continue
 			}
 			addr := g.addr + uint64(pos)
-			pos += shape.Size()
+			pos += in.Size()
 			target, ok := uint64(0), false
-			switch {
-			case shape.IsCall():
-				target, ok = shape.Target(addr)
-			case shape.Opcode() == opLea:
-				target, ok = shape.MemTarget(addr)
+			switch op := in.Opcode(); {
+			case in.IsCall():
+				target, ok = in.Target(addr)
+			case op == opLea:
+				target, ok = in.MemTarget(addr)
+			case fixed && (op == opMovImm || op&^7 == opMovRegImm):
+				imm, _ := in.Imm()
+				target, ok = uint64(imm), imm%functionAlign == 0
 			}
-			if ok && target != g.addr+uint64(pos) && in(target) {
+			if ok && target != g.addr+uint64(pos) && inGaps(gaps, target) {
 				targets = append(targets, target)
 			}
 		}
 	}
 	return targets
+}
+
+// inGaps reports whether an address lies in one of the gaps, which are sorted.
+func inGaps(gaps []gap, addr uint64) bool {
+	_, found := slices.BinarySearchFunc(gaps, addr, func(g gap, addr uint64) int {
+		switch {
+		case g.holds(addr):
+			return 0
+		case g.addr > addr:
+			return 1
+		}
+		return -1
+	})
+	return found
 }

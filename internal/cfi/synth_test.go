@@ -19,6 +19,45 @@ func openFile(t testing.TB, path string) *objfile.File {
 	return f
 }
 
+// TestEverySyscall wants a rule at each system call instruction: that is where walks begin.
+func TestEverySyscall(t *testing.T) {
+	for _, path := range []string{
+		"/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2", "/usr/lib/x86_64-linux-musl/libc.so",
+	} {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			f := openFile(t, path)
+			table, err := Build(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text := f.Section(".text")
+			code, err := f.Bytes(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			calls := 0
+			for pos := 0; pos < len(code); {
+				in, err := disasm.Scan(code[pos:])
+				if err != nil {
+					pos++
+					continue
+				}
+				if in.IsSyscall() {
+					calls++
+					if r := table.Lookup(text.Offset + uint64(pos)); r.CFA == KindNone {
+						t.Errorf("no rule at %#x", text.Addr+uint64(pos))
+					}
+				}
+				pos += in.Size()
+			}
+			if calls < 40 {
+				t.Errorf("only %d system calls", calls)
+			}
+			t.Logf("%d system calls", calls)
+		})
+	}
+}
+
 // TestSynthesisAgainstCompiler takes the call frame information away from code that has it, and compares what data flow
 // finds with what the compiler said, at each instruction. They may differ in epilogues, where the compiler goes on
 // naming the slot of a register that has just been restored, and in the choice of the CFA's base.
