@@ -169,26 +169,45 @@ func (o *objects) openMapping(m processMapping) (*object, error) {
 	return obj, nil
 }
 
-// openMapped opens a mapped file: the very one through map_files, or the path as long as it leads to the same inode.
+// openMapped opens a mapped file: the very one through map_files, or the path, as long as it is still that file. Another
+// may have been mapped at the same place, or moved to the same path, since.
 func openMapped(m processMapping) (*os.File, error) {
-	if file, err := os.Open(fmt.Sprintf("/proc/%d/map_files/%x-%x", m.pid, m.start, m.end)); err == nil {
-		return file, nil
+	paths := [...]string{
+		fmt.Sprintf("/proc/%d/map_files/%x-%x", m.pid, m.start, m.end),
+		fmt.Sprintf("/proc/%d/root%s", m.pid, m.path),
+		m.path,
 	}
 	var errs []error
-	for _, path := range []string{fmt.Sprintf("/proc/%d/root%s", m.pid, m.path), m.path} {
+	for _, path := range paths {
 		file, err := os.Open(path)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		var stat unix.Stat_t
-		if err := unix.Fstat(int(file.Fd()), &stat); err == nil && stat.Ino == m.file.inode {
+		if m.file.is(file) {
 			return file, nil
 		}
 		file.Close()
 		errs = append(errs, fmt.Errorf("%s is another file by now", path))
 	}
 	return nil, errors.Join(errs...)
+}
+
+// is reports whether an open file is the one. On a stacked file system (overlayfs) what stat tells may be the numbers of
+// the upper layer while a mapping has those of the file below; the path has to do then.
+func (id fileID) is(file *os.File) bool {
+	var stat unix.Stat_t
+	if unix.Fstat(int(file.Fd()), &stat) != nil {
+		return false
+	}
+	if stat.Ino == id.inode {
+		return true
+	}
+	if unix.Major(stat.Dev) == id.major && unix.Minor(stat.Dev) == id.minor {
+		return false
+	}
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", file.Fd()))
+	return err == nil && path == id.path
 }
 
 // open asks the kernel for the file's number and starts loading its rows.
