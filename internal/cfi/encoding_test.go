@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -31,6 +32,16 @@ func smallTable() *Table {
 	}
 	b.lose(100, 200, ReasonExpression)
 	return b.finish()
+}
+
+// TestLayout pins what BPF maps hold.
+func TestLayout(t *testing.T) {
+	if n := unsafe.Sizeof(Row{}); n != rowSize {
+		t.Errorf("a row has %d bytes", n)
+	}
+	if n := unsafe.Sizeof(Rule{}); n != ruleSize {
+		t.Errorf("a rule has %d bytes", n)
+	}
 }
 
 func TestBinary(t *testing.T) {

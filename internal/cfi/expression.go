@@ -3,10 +3,6 @@ package cfi
 // DWARF operators (DWARF 5 §7.7.1) that occur in call frame information.
 const (
 	opDeref      = 0x06
-	opConst1u    = 0x08
-	opConst1s    = 0x09
-	opConst2u    = 0x0a
-	opConst2s    = 0x0b
 	opAnd        = 0x1a
 	opPlus       = 0x22
 	opPlusUconst = 0x23
@@ -15,7 +11,6 @@ const (
 	opLit0       = 0x30
 	opLit31      = 0x4f
 	opBreg0      = 0x70
-	opBreg16     = 0x80
 	opBreg31     = 0x8f
 )
 

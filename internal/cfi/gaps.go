@@ -65,7 +65,7 @@ func (e *ehFrame) gaps(f *objfile.File) ([]gap, error) {
 				}
 				if skipPadding(data, 0) < len(data) {
 					g := gap{addr: pos, offset: pos - code.vaddr + code.offset, code: data}
-					if last != nil && last.end == pos && last.begin >= code.vaddr {
+					if last != nil && last.end == pos && pos-last.begin <= maxRunsOn && last.begin >= code.vaddr {
 						if g.before, err = e.runsOn(last, f); err != nil {
 							return nil, err
 						}
@@ -90,6 +90,9 @@ func (e *ehFrame) gaps(f *objfile.File) ([]gap, error) {
 	}
 	return gaps, nil
 }
+
+// maxRunsOn bounds the code of an entry that is looked at for what follows it, in bytes.
+const maxRunsOn = 64 << 10
 
 // runsOn returns the state behind an entry when its code runs on there, nil when it does not: glibc interrupts the call
 // frame information of clone and clone3 around the system call, since the child has another stack.
@@ -160,26 +163,38 @@ func codeRanges(f *objfile.File) segments {
 	return code
 }
 
-// cut takes the ranges [begin, end) of addresses out of gaps. Both are sorted, ranges do not overlap.
+// cut takes ranges of addresses out of gaps. Both are sorted.
 func cut(gaps []gap, ranges []addressRange) []gap {
 	var left []gap
 	for _, g := range gaps {
+		for len(ranges) > 0 && ranges[0].end <= g.addr {
+			ranges = ranges[1:]
+		}
+		end := g.addr + uint64(len(g.code))
 		for _, r := range ranges {
-			end := g.addr + uint64(len(g.code))
-			if r.end <= g.addr || r.begin >= end {
-				continue
+			if r.begin >= end {
+				break
 			}
 			if r.begin > g.addr {
-				left = append(left, gap{g.addr, g.offset, g.code[:r.begin-g.addr], g.before})
+				left = append(left, g.slice(g.addr, r.begin))
 			}
-			skip := min(r.end, end) - g.addr
-			g = gap{g.addr + skip, g.offset + skip, g.code[skip:], nil}
+			g = g.slice(min(max(r.end, g.addr), end), end)
 		}
 		if len(g.code) > 0 {
 			left = append(left, g)
 		}
 	}
 	return left
+}
+
+// slice returns the part of a gap between two of its addresses.
+func (g gap) slice(begin, end uint64) gap {
+	skip := begin - g.addr
+	part := gap{addr: begin, offset: g.offset + skip, code: g.code[skip : end-g.addr]}
+	if skip == 0 {
+		part.before = g.before
+	}
+	return part
 }
 
 type addressRange struct{ begin, end uint64 }

@@ -35,7 +35,7 @@ type goCode struct {
 	deltas []objfile.SPDelta
 }
 
-// fill appends the rules for the part of the Go functions that lies in a gap.
+// fill appends the rules for the Go functions that begin in a gap.
 func (c *goCode) fill(g gap) {
 	end := g.addr + uint64(len(g.code))
 	funcs := c.table.Funcs
@@ -46,8 +46,9 @@ func (c *goCode) fill(g gap) {
 		return 1
 	})
 	for ; i < len(funcs) && funcs[i].Entry < end; i++ {
-		f := &funcs[i]
-		c.function(f, &g)
+		if f := &funcs[i]; f.Entry >= g.addr {
+			c.function(f, &g)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package cfi
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -279,6 +280,95 @@ func TestLive(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestLivePrograms unwinds every thread of distribution binaries, which have no frame pointers.
+func TestLivePrograms(t *testing.T) {
+	for _, command := range [][]string{
+		{"redis-server", "--port", "0", "--save", "", "--unixsocket", filepath.Join(t.TempDir(), "redis")},
+		{"/usr/bin/python3", "-c", "import time, json\ndef inner(_): time.sleep(1000)\njson.loads('[1]', parse_int=inner)"},
+		{"/usr/bin/perl", "-e", "my @x = sort { sleep 1000 } 1, 2"},
+		{"/bin/bash", "-c", "f() { read x; }; f", "0"},
+	} {
+		t.Run(filepath.Base(command[0]), func(t *testing.T) {
+			if _, err := exec.LookPath(command[0]); err != nil {
+				t.Skip(err)
+			}
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			cmd := exec.Command(command[0], command[1:]...)
+			stdin, err := cmd.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stdin.Close()
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { cmd.Process.Kill(); cmd.Wait() }()
+			time.Sleep(500 * time.Millisecond)
+			stacks, errs := unwindThreads(t, cmd.Process.Pid)
+			for i, stack := range stacks {
+				t.Logf("%q", stack)
+				if errs[i] != nil || len(stack) < 3 {
+					t.Errorf("%q: %v", stack, errs[i])
+				}
+				if slices.ContainsFunc(stack, func(s string) bool { return strings.HasSuffix(s, "(guessed)") }) {
+					t.Errorf("%q: a frame without rows", stack)
+				}
+			}
+			if len(stacks) == 0 {
+				t.Error("no thread in a system call")
+			}
+		})
+	}
+}
+
+// TestVDSO builds the table of this process's vDSO, which is an ELF image in memory only.
+func TestVDSO(t *testing.T) {
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(maps)) {
+		if !strings.Contains(line, "[vdso]") {
+			continue
+		}
+		var begin, end uint64
+		if _, err := fmt.Sscanf(line, "%x-%x", &begin, &end); err != nil {
+			t.Fatal(err)
+		}
+		image := make([]byte, end-begin)
+		if n, err := readProcess(os.Getpid(), begin, image); err != nil || n != len(image) {
+			t.Fatalf("reading %d bytes at %#x: %d, %v", len(image), begin, n, err)
+		}
+		f, err := objfile.NewFile(bytes.NewReader(image), int64(len(image)), "[vdso]")
+		if err != nil {
+			t.Fatal(err)
+		}
+		table, err := Build(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		symbols, err := f.DynamicSymbols()
+		if err != nil {
+			t.Fatal(err)
+		}
+		checked := 0
+		for _, s := range symbols {
+			if offset, ok := f.VaddrToOffset(s.Value); ok && s.Size > 0 {
+				checked++
+				if r := table.Lookup(offset); r.CFA != KindRegister || r.Reg != RegRSP || r.CFAOffset != 8 {
+					t.Errorf("%s: %+v", s.Name, r)
+				}
+			}
+		}
+		if checked < 4 {
+			t.Errorf("%d functions", checked)
+		}
+		return
+	}
+	t.Skip("no vDSO")
 }
 
 // TestLiveStripped wants the same stack without symbols: then functions are known by calls, pointers and alignment only.

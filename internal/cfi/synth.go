@@ -268,17 +268,25 @@ func (s *synthesis) decodes(pos, end int) bool {
 // end.
 func skipPadding(code []byte, pos int) int {
 	for pos < len(code) {
-		if code[pos] == 0 && (pos+1 == len(code) || code[pos+1] == 0) {
-			pos++
-			continue
+		n := paddingAt(code[pos:])
+		if n == 0 {
+			break
 		}
-		in, err := disasm.Scan(code[pos:])
-		if err != nil || !isPadding(&in) {
-			return pos
-		}
-		pos += in.Size()
+		pos += n
 	}
 	return pos
+}
+
+// paddingAt returns the size of the first padding instruction or byte in code, 0 if it begins with something else.
+func paddingAt(code []byte) int {
+	if code[0] == 0 && (len(code) == 1 || code[1] == 0) {
+		return 1
+	}
+	in, err := disasm.Scan(code)
+	if err != nil || !isPadding(&in) {
+		return 0
+	}
+	return in.Size()
 }
 
 func isPadding(in *disasm.Shape) bool {
@@ -320,8 +328,8 @@ func (s *synthesis) spans() (spans []span, losses []Loss) {
 			} else {
 				lose(pos, next)
 			}
-		case s.seen[pos] == 0 && skipPadding(s.code, pos) > pos:
-			next = pos + max(1, in.Size())
+		case paddingAt(s.code[pos:]) > 0:
+			next = pos + paddingAt(s.code[pos:])
 		default:
 			lose(pos, next)
 		}
