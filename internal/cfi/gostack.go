@@ -70,13 +70,23 @@ func baseName(name string) string {
 	return strings.TrimSuffix(name, ".abiinternal")
 }
 
+// plainGoRule is the rule of a function that has not moved SP.
+var plainGoRule = Rule{CFA: KindRegister, Reg: RegRSP, CFAOffset: 8, RBPOffset: Same, RBXOffset: Undefined, RAOffset: -8}
+
 func (c *goCode) function(f *objfile.GoFunc, g *gap) {
 	name := baseName(f.Name)
-	switch {
 	// The kernel calls sigtramp with a trampoline as its return address. Go's own traceback stops there, ours need not.
-	case f.Flags&objfile.GoTopFrame != 0 && name != "runtime.sigtramp", outermost[name], strings.HasPrefix(name, "_rt0_amd64_linux"):
+	top := f.Flags&objfile.GoTopFrame != 0 && name != "runtime.sigtramp"
+	if top || outermost[name] || strings.HasPrefix(name, "_rt0_amd64_linux") {
 		c.add(g, f.Entry, f.End, Rule{CFA: KindEnd})
 		return
+	}
+	if name == "runtime.clone" {
+		if at := setsSP(g, f); at != 0 {
+			c.add(g, f.Entry, at, plainGoRule)
+			c.add(g, at, f.End, Rule{CFA: KindEnd})
+			return
+		}
 	}
 	deltas, err := c.table.AppendSPDeltas(c.deltas[:0], f)
 	c.deltas = deltas
@@ -85,40 +95,35 @@ func (c *goCode) function(f *objfile.GoFunc, g *gap) {
 		return
 	}
 	saved := savesRBP(g, f, deltas)
-	if name == "runtime.clone" {
-		if at := setsSP(g, f); at != 0 {
-			c.add(g, f.Entry, at, Rule{CFA: KindRegister, Reg: RegRSP, CFAOffset: 8, RBPOffset: Same, RBXOffset: Undefined, RAOffset: -8})
-			c.add(g, at, f.End, Rule{CFA: KindEnd})
-			return
-		}
-	}
-	free := f.Flags&objfile.GoSPWrite != 0 || switching[name]
+	free := switching[name] || f.Flags&objfile.GoSPWrite != 0 && saved != 0
 	for i, d := range deltas {
 		end := f.End
 		if i+1 < len(deltas) {
 			end = deltas[i+1].PC
 		}
-		r := Rule{
-			CFA: KindRegister, Reg: RegRSP, CFAOffset: d.Delta + 8,
-			RBPOffset: Same, RBXOffset: Undefined, RAOffset: -8,
-		}
-		if saved != 0 && d.Delta >= 8 {
-			r.RBPOffset = -16
-			if free {
-				r.Reg, r.CFAOffset, r.Flags = RegRBP, 16, StackSwitch
-			}
-			if d.PC < saved {
-				r.RBPOffset = Same
-				c.add(g, d.PC, min(saved, end), r)
-				r.RBPOffset = -16
-				d.PC = saved
-			}
-		} else if free && saved == 0 && switching[name] {
-			// Older releases did not push rbp here: it is the caller's, and the walk skips that one runtime function.
-			r.Reg, r.CFAOffset, r.RBPOffset, r.Flags = RegRBP, 16, -16, StackSwitch
-		}
-		c.add(g, d.PC, end, r)
+		c.depth(g, d, end, saved, free)
 	}
+}
+
+// depth appends the rules for code with one depth of the stack. saved is the address from which on rbp is saved, 0 for
+// never; free says that the function sets SP freely.
+func (c *goCode) depth(g *gap, d objfile.SPDelta, end, saved uint64, free bool) {
+	r := plainGoRule
+	r.CFAOffset = d.Delta + 8
+	pushed := saved != 0 && d.Delta >= 8
+	if pushed && d.PC < saved {
+		c.add(g, d.PC, min(saved, end), r)
+		d.PC = saved
+	}
+	if pushed {
+		r.RBPOffset = -16
+	}
+	// Up to Go 1.16 systemstack and its like do not push rbp: then it is the caller's, and the walk skips one function
+	// of package runtime.
+	if free && (pushed || saved == 0) {
+		r.Reg, r.CFAOffset, r.RBPOffset, r.Flags = RegRBP, 16, -16, StackSwitch
+	}
+	c.add(g, d.PC, end, r)
 }
 
 // savesRBP returns the address from which on a function has rbp saved at CFA - 16, or 0 when it does not save it.
