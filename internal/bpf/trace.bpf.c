@@ -70,6 +70,8 @@ struct task {
 	u64 exec_pages;
 	u32 space_changes;
 	u32 space;
+	u32 replaces_code; /* the call before this one: see may_replace_code */
+	u32 pad;
 };
 
 struct space {
@@ -273,6 +275,7 @@ static __noinline u32 look_up_space(u64 mm, u64 pages)
  * The space of the current address space. A change of its executable mappings
  * shows in mm->exec_vm, the number of executable pages: a dlclose and the
  * dlopen that takes its place are two system calls, each of which passes here.
+ * What one call may replace is told by may_replace_code.
  * As long as no space has changed, threads need not look theirs up.
  */
 static __always_inline u32 space_of(struct task *traced, struct mm_struct *mm)
@@ -287,6 +290,28 @@ static __always_inline u32 space_of(struct task *traced, struct mm_struct *mm)
 	traced->exec_pages = pages;
 	traced->space_changes = changes;
 	return traced->space;
+}
+
+#define NR_MMAP 9
+#define NR_I386_MMAP2 192
+#define PROT_EXEC 0x4
+#define MAP_FIXED 0x10
+
+/* A mapping put over another leaves as many executable pages as there were. */
+static __always_inline bool may_replace_code(struct pt_regs *regs, struct count_key *key)
+{
+	if (key->abi == ABI_I386)
+		return key->nr == NR_I386_MMAP2;
+	return (key->nr & ~X32_SYSCALL_BIT) == NR_MMAP && regs->dx & PROT_EXEC &&
+	       regs->r10 & MAP_FIXED;
+}
+
+static __always_inline void renew_space(struct mm_struct *mm)
+{
+	u64 key = (u64)mm;
+
+	bpf_map_delete_elem(&spaces, &key);
+	__sync_fetch_and_add(&space_changes, 1);
 }
 
 /* The number of a task in the tracer's PID namespace. */
@@ -544,6 +569,9 @@ static __noinline int trace_call(struct task_struct *task, struct pt_regs *regs,
 	else if (nr & X32_SYSCALL_BIT)
 		key.abi = ABI_X32;
 
+	if (traced->replaces_code)
+		renew_space(task->mm);
+	traced->replaces_code = may_replace_code(regs, &key);
 	walk_start(w, regs, space_of(traced, task->mm), true);
 	walk_on(w);
 	if (can_retry(w->end)) {
@@ -612,7 +640,6 @@ SEC("tp_btf/sched_process_exec")
 int BPF_PROG(sched_process_exec, struct task_struct *task)
 {
 	struct task *traced;
-	u64 mm;
 
 	if (!task->bpf_storage)
 		return 0;
@@ -620,9 +647,7 @@ int BPF_PROG(sched_process_exec, struct task_struct *task)
 	if (!traced)
 		return 0;
 	traced->program = 0;
-	mm = (u64)task->mm; /* maybe at the place of an older one */
-	bpf_map_delete_elem(&spaces, &mm);
-	__sync_fetch_and_add(&space_changes, 1);
+	renew_space(task->mm); /* maybe at the place of an older one */
 	return 0;
 }
 

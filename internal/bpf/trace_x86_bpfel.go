@@ -252,6 +252,8 @@ type traceTask struct {
 	ExecPages    uint64
 	SpaceChanges uint32
 	Space        uint32
+	ReplacesCode uint32
+	Pad          uint32
 }
 
 type traceWalk struct {
