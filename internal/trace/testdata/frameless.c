@@ -30,6 +30,7 @@ int main(int argc, char **argv) {
 	if (!library)
 		return 1;
 	void (*call)(void) = (void (*)(void))dlsym(library, "plugin_call");
+	usleep(200000); // the tracer reads the file as long as it is mapped
 	call();
 	call();
 	return 0;
