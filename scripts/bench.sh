@@ -1,0 +1,100 @@
+#!/bin/bash
+# What tracing costs, as ratios. Each pair is measured in turn (A B A B ...), the figure is the median of the ratios:
+# single times of a busy or virtual machine say little.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+rounds=${ROUNDS:-7}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+bulkhead=$PWD/bulkhead
+port=${PORT:-16391}
+
+# median FILE: the middle of the numbers in it, then the smallest and the largest.
+median() { sort -n "$1" | awk '{v[NR]=$1} END {printf "%.2f  (%.2f to %.2f)", v[int((NR+1)/2)], v[1], v[NR]}'; }
+# ratio A B
+ratio() { awk -v a="$1" -v b="$2" 'BEGIN {print a/b}'; }
+# compare NAME COMMAND_A COMMAND_B: the ratio of what the two print.
+compare() {
+	local i a b
+	: >"$work/ratios"
+	for ((i = 0; i < rounds; i++)); do
+		a=$($2)
+		b=$($3)
+		ratio "$a" "$b" >>"$work/ratios"
+	done
+	printf '%-68s %s\n' "$1" "$(median "$work/ratios")"
+}
+
+gcc -O2 -o "$work/getppid" scripts/bench/getppid.c
+loop() { "$work/getppid" 1000000; }
+loop_traced() { "$bulkhead" trace --out "$work/doc.json" -- "$work/getppid" 1000000; }
+loop_chains() { "$bulkhead" trace --chains --out "$work/doc.json" -- "$work/getppid" 1000000; }
+loop_strace() { strace -f -o /dev/null "$work/getppid" 20000; }
+# The loop as a bystander, while a trace of something else runs.
+loop_beside() {
+	local tracer
+	"$bulkhead" trace --out "$work/doc.json" -- sleep 2 &
+	tracer=$!
+	sleep 0.7
+	loop
+	wait "$tracer"
+}
+
+# redis_rate WRAPPER...: requests per second, server and client on one processor.
+redis_rate() {
+	local server tries=0
+	taskset -c 0 "$@" redis-server --port "$port" --bind 127.0.0.1 --save "" --loglevel warning >/dev/null 2>&1 &
+	server=$!
+	until redis-cli -p "$port" ping >/dev/null 2>&1; do
+		tries=$((tries + 1))
+		[ "$tries" -lt 200 ] || { echo "bench: redis-server did not start on port $port" >&2; exit 1; }
+		sleep 0.05
+	done
+	taskset -c 0 redis-benchmark -p "$port" -n "$requests" -c 20 -t get -q | tr '\r' '\n' |
+		sed -n 's/^GET: \([0-9.]*\) requests per second.*/\1/p' | tail -n 1
+	redis-cli -p "$port" shutdown nosave >/dev/null 2>&1 || true
+	wait "$server"
+}
+redis() { requests=100000 redis_rate; }
+redis_traced() { requests=100000 redis_rate "$bulkhead" trace --out "$work/doc.json" --; }
+redis_chains() { requests=100000 redis_rate "$bulkhead" trace --chains --out "$work/doc.json" --; }
+redis_strace() { requests=2000 redis_rate strace -f -o /dev/null; }
+
+# start WRAPPER: milliseconds from the command to the first call of redis-server, by the stream's own clock.
+start() {
+	python3 - "$bulkhead" <<-'EOF'
+	import json, subprocess, sys, time
+	begin = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+	out = subprocess.run([sys.argv[1], "trace", "--stream", "--", "redis-server", "--version"], capture_output=True).stdout
+	print((json.loads(out.splitlines()[0])["time"] - begin) / 1e6)
+	EOF
+}
+start_cold() { XDG_CACHE_HOME=$(mktemp -d -p "$work") start; }
+start_warm() { XDG_CACHE_HOME=$work/cache start; }
+figure() {
+	local i
+	: >"$work/figures"
+	for ((i = 0; i < rounds; i++)); do $2 >>"$work/figures"; done
+	printf '%-68s %s\n' "$1" "$(median "$work/figures")"
+}
+
+echo "medians of $rounds rounds (smallest to largest)"
+compare "getppid loop, traced / untraced" loop_traced loop
+compare "getppid loop, traced with --chains / untraced" loop_chains loop
+compare "getppid loop, beside a trace of another process / untraced" loop_beside loop
+compare "getppid loop, strace -f / untraced" loop_strace loop
+compare "Redis requests per second on one processor, traced / untraced" redis_traced redis
+compare "Redis requests per second on one processor, --chains / untraced" redis_chains redis
+compare "Redis requests per second on one processor, strace -f / untraced" redis_strace redis
+start_warm >/dev/null
+figure "ms from the command to redis-server's first call, nothing cached" start_cold
+figure "ms from the command to redis-server's first call, rows cached" start_warm
+
+# The tracer beside clang, which maps more than 100 MB of code.
+memory() {
+	echo 'int main(){}' >"$work/a.cpp"
+	XDG_CACHE_HOME=$(mktemp -d -p "$work") "$bulkhead" trace --out "$work/doc.json" -- sh -c \
+		'clang++-19 -c -o /dev/null '"$work"'/a.cpp; sed -n "s/^VmHWM:[[:space:]]*\([0-9]*\) kB/\1/p" /proc/$PPID/status' |
+		awk '{print $1/1024}'
+}
+figure "MB resident at most, beside clang, nothing cached" memory
