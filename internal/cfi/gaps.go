@@ -36,15 +36,7 @@ func (r *codeReader) read(addr, n, limit uint64) ([]byte, error) {
 // gaps returns the code that no entry covers, in the order of addresses, without what is only padding between
 // functions. On the way it marks the entries of outermost functions.
 func (e *ehFrame) gaps(f *objfile.File) ([]gap, error) {
-	// Entries are marked below, so this is a list of pointers.
-	entries := make([]*entry, len(e.entries))
-	for i := range entries {
-		entries[i] = &e.entries[i]
-	}
-	byAddress := func(a, b *entry) int { return cmp.Compare(a.begin, b.begin) }
-	if !slices.IsSortedFunc(entries, byAddress) {
-		slices.SortStableFunc(entries, byAddress)
-	}
+	entries := e.byAddress()
 	reader := codeReader{file: f}
 	var gaps []gap
 	var last *entry
@@ -64,58 +56,76 @@ func (e *ehFrame) gaps(f *objfile.File) ([]gap, error) {
 					return nil, err
 				}
 				if skipPadding(data, 0) < len(data) {
-					g := gap{addr: pos, offset: pos - code.vaddr + code.offset, code: data}
-					if last != nil && last.end == pos && pos-last.begin <= maxRunsOn && last.begin >= code.vaddr {
-						if g.before, err = e.runsOn(last, f); err != nil {
-							return nil, err
-						}
-					}
-					gaps = append(gaps, g)
+					gaps = append(gaps, gap{pos, pos - code.vaddr + code.offset, data, e.runsOn(last, pos, f)})
 				}
 			}
 			if len(entries) == 0 || entries[0].begin >= end {
 				break
 			}
-			first := entries[0]
-			if size := first.end - first.begin; size >= minStartContext && size <= maxStartContext && first.end <= end {
-				data, err := reader.read(first.begin, size, end)
-				if err != nil {
-					return nil, err
-				}
-				first.outermost = isStartContext(data)
+			last, entries = entries[0], entries[1:]
+			if err := last.mark(&reader, end); err != nil {
+				return nil, err
 			}
-			pos = max(pos, first.end)
-			last, entries = first, entries[1:]
+			pos = max(pos, last.end)
 		}
 	}
 	return gaps, nil
 }
 
+// byAddress returns the entries in the order of their addresses.
+func (e *ehFrame) byAddress() []*entry {
+	entries := make([]*entry, len(e.entries))
+	for i := range entries {
+		entries[i] = &e.entries[i]
+	}
+	order := func(a, b *entry) int { return cmp.Compare(a.begin, b.begin) }
+	if !slices.IsSortedFunc(entries, order) {
+		slices.SortStableFunc(entries, order)
+	}
+	return entries
+}
+
+// mark looks whether an entry is an outermost function. limit is the end of its section.
+func (e *entry) mark(reader *codeReader, limit uint64) error {
+	size := e.end - e.begin
+	if size < minStartContext || size > maxStartContext || e.end > limit {
+		return nil
+	}
+	code, err := reader.read(e.begin, size, limit)
+	if err == nil {
+		e.outermost = isStartContext(code)
+	}
+	return err
+}
+
 // maxRunsOn bounds the code of an entry that is looked at for what follows it, in bytes.
 const maxRunsOn = 64 << 10
 
-// runsOn returns the state behind an entry when its code runs on there, nil when it does not: glibc interrupts the call
+// runsOn returns the state behind an entry when its code runs on at addr, nil when it does not: glibc interrupts the call
 // frame information of clone and clone3 around the system call, since the child has another stack.
-func (e *ehFrame) runsOn(last *entry, f *objfile.File) (*stackState, error) {
-	code, err := f.ReadVaddr(last.begin, last.end-last.begin)
+func (e *ehFrame) runsOn(last *entry, addr uint64, f *objfile.File) *stackState {
+	if last == nil || last.end != addr || addr-last.begin > maxRunsOn {
+		return nil
+	}
+	code, err := f.ReadVaddr(last.begin, addr-last.begin)
 	if err != nil {
-		return nil, err
+		return nil
 	}
 	for len(code) > 0 {
 		in, err := disasm.Scan(code)
 		if err != nil {
-			return nil, nil
+			return nil
 		}
 		if code = code[in.Size():]; len(code) == 0 && (!in.FallsThrough() || in.IsCall() || isPadding(&in)) {
-			return nil, nil
+			return nil
 		}
 	}
 	m := machine{cie: last.cie, state: last.cie.initial, loc: last.begin, origin: e.addr + uint64(last.program)}
 	if !m.run(e.data[last.program:last.program+last.length], func(uint64) bool { return true }) {
-		return nil, nil
+		return nil
 	}
 	rule, _ := m.state.rule()
-	return stateOf(rule), nil
+	return stateOf(rule)
 }
 
 // glibc's __start_context is where the function of a makecontext stack returns to: mov %rbx,%rsp; mov (%rsp),%rdi;

@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"bulkhead/internal/disasm"
 	"bulkhead/internal/objfile"
 )
@@ -17,6 +19,60 @@ func openFile(t testing.TB, path string) *objfile.File {
 	}
 	t.Cleanup(func() { f.Close() })
 	return f
+}
+
+// TestSynthesize gives rules for hand-assembled functions at 0x1000.
+func TestSynthesize(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		code []byte
+		want string
+	}{
+		{
+			"push rbx; sub $32,rsp; call; add $32,rsp; pop rbx; ret",
+			[]byte{0x53, 0x48, 0x83, 0xec, 32, 0xe8, 0, 1, 0, 0, 0x48, 0x83, 0xc4, 32, 0x5b, 0xc3},
+			"0x1000 rsp+8\n0x1001 rsp+16 rbx=c-16\n0x1005 rsp+48 rbx=c-16\n0x100e rsp+16 rbx=c-16\n0x100f rsp+8\n0x1010 none\n",
+		},
+		{
+			"push rbp; mov rsp,rbp; sub rax,rsp (alloca); leave; ret",
+			[]byte{0x55, 0x48, 0x89, 0xe5, 0x48, 0x29, 0xc4, 0xc9, 0xc3},
+			"0x1000 rsp+8\n0x1001 rsp+16 rbp=c-16\n0x1007 rbp+16 rbp=c-16\n0x1008 rsp+8\n0x1009 none\n",
+		},
+		{
+			"enter $16,$0; lea -8(rbp),rsp; pop rbx; pop rbp; ret",
+			[]byte{0xc8, 16, 0, 0, 0x48, 0x8d, 0x65, 0xf8, 0x5b, 0x5d, 0xc3},
+			"0x1000 rsp+8\n0x1004 rsp+32 rbp=c-16\n0x1008 rsp+24 rbp=c-16\n0x1009 rsp+16 rbp=c-16 rbx=u\n0x100a rsp+8 rbx=u\n0x100b none\n",
+		},
+		{
+			"musl's vfork: pop rdx; syscall; push rdx; ret",
+			[]byte{0x5a, 0x0f, 0x05, 0x52, 0xc3},
+			"0x1000 rsp+8\n0x1001 rsp+0 ra=rdx\n0x1004 rsp+8\n0x1005 none\n",
+		},
+		{
+			"musl's _start: xor rbp,rbp; and $-16,rsp; call; hlt",
+			[]byte{0x48, 0x31, 0xed, 0x48, 0x83, 0xe4, 0xf0, 0xe8, 0, 1, 0, 0, 0xf4},
+			"0x1000 rsp+8\n0x1003 end\n0x100d none\n",
+		},
+		{
+			"two paths with different depths: jz 1f; push rax; 1: nop; ret",
+			[]byte{0x74, 0x01, 0x50, 0x90, 0xc3},
+			"0x1000 rsp+8\n0x1003 none\nlost 0x1003-0x1005 code without call frame information\n",
+		},
+		{
+			"saving by mov: sub $24,rsp; mov rbp,16(rsp); xor ebp,ebp; mov 16(rsp),rbp; add $24,rsp; ret",
+			[]byte{0x48, 0x83, 0xec, 24, 0x48, 0x89, 0x6c, 0x24, 16, 0x31, 0xed, 0x48, 0x8b, 0x6c, 0x24, 16, 0x48, 0x83, 0xc4, 24, 0xc3},
+			"0x1000 rsp+8\n0x1004 rsp+32\n0x1009 rsp+32 rbp=c-16\n0x1010 rsp+32\n0x1014 rsp+8\n0x1015 none\n",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			spans, losses := synthesize(gap{addr: 0x1000, offset: 0x1000, code: test.code}, []uint64{0x1000})
+			table := new(ehFrame).build(spans)
+			table.addLosses(losses)
+			if diff := cmp.Diff(test.want, render(table)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
 }
 
 // TestEverySyscall wants a rule at each system call instruction: that is where walks begin.
