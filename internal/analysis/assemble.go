@@ -183,8 +183,14 @@ func (s *scanner) makeSpans() {
 			cuts[o.end] = true
 		}
 	}
+	// glibc keeps the function tables of its streams in a section of their own,
+	// and refuses any other (IO_validate_vtable): each named address is a table.
+	var tables codeRange
+	if sec := s.f.Section("__libc_IO_vtables"); sec != nil {
+		tables = codeRange{start: sec.Addr, end: sec.Addr + sec.Size}
+	}
 	for a := range s.starts {
-		if a%spanAlign == 0 && !inside(a) {
+		if (a%spanAlign == 0 || tables.start <= a && a < tables.end) && !inside(a) {
 			cuts[a] = true
 		}
 	}

@@ -136,7 +136,7 @@ func (w *walker) ref(r Ref) {
 
 // dataRef notes that the address of data is taken.
 func (w *walker) dataRef(addr uint64, off uint32) {
-	if w.img.at(addr) == nil {
+	if w.img.at(addr) == nil || w.tls[addr] {
 		return
 	}
 	w.starts[addr] = true
@@ -323,7 +323,7 @@ func (w *walker) addCall(in *insn, s *state, kind CallKind, target uint32) {
 	c := rawCall{Call: Call{Off: in.off, Kind: kind, Tail: !in.shape.IsCall(), Target: target}}
 	c.args[0], c.texts[0] = len(w.args), len(w.texts)
 	for r := disasm.RAX; r <= disasm.R15; r++ {
-		if w.argRegs.Has(r) {
+		if w.handed.Has(r) && (kind == CallFunc || w.argRegs.Has(r)) {
 			w.addArg(in, uint8(r), s.regs[r], kind)
 		}
 	}

@@ -65,6 +65,7 @@ type scanner struct {
 	texts  []rawString
 	exprs  map[Expr]uint32
 	starts map[uint64]bool // addresses of data that code or data names
+	tls    map[uint64]bool // linkage table words that describe thread-local variables
 }
 
 // funcFacts are a function's runs in the scanner's tables.
@@ -96,7 +97,7 @@ func Summarize(f *objfile.File) (*Summary, error) {
 	s := &scanner{
 		f: f, sum: &Summary{BuildID: f.BuildID, Interp: f.Interp}, pie: f.Type == elf.ET_DYN,
 		imports: map[uint32]uint32{}, entries: map[uint32][]uint64{}, late: map[uint32]bool{},
-		resolvers: map[uint32]bool{}, exprs: map[Expr]uint32{}, starts: map[uint64]bool{},
+		resolvers: map[uint32]bool{}, exprs: map[Expr]uint32{}, starts: map[uint64]bool{}, tls: map[uint64]bool{},
 		argRegs: argsC, scratch: scratchC,
 	}
 	for _, step := range []func() error{s.readImage, s.findFunctions, s.readPointers, s.readSymbols, s.readRoots} {
@@ -460,6 +461,9 @@ func (s *scanner) readPointers() error {
 			if int(r.Sym) < len(syms) {
 				s.sum.Copies = append(s.sum.Copies, Copy{r.Offset, s.importOf(r.Sym, &syms[r.Sym])})
 			}
+			continue
+		case elf.R_X86_64_DTPMOD64, elf.R_X86_64_TLSDESC:
+			s.tls[r.Offset] = true
 			continue
 		default:
 			continue

@@ -493,18 +493,30 @@ func (w *walker) touch(in *insn, s *state) {
 	if !ok {
 		return
 	}
+	size := int64(8)
+	if in.shape.Opcode() >= disasm.Escape0F {
+		size = maxOperand
+	}
 	switch l.base.k {
 	case address:
-		if l.known {
-			for a := uint64(l.base.n); a < uint64(l.base.n)+maxOperand; a += 8 {
-				if _, ok := w.pointer(a &^ 7); ok {
-					w.slotRef(a&^7, in.off)
-				}
-			}
-		} else {
+		if !l.known {
 			w.dataRef(uint64(l.base.n), in.off)
+			return
 		}
-	case external, oneOf:
+		for a := l.base.n &^ 7; a < l.base.n+size; a += 8 {
+			if _, ok := w.pointer(uint64(a)); ok {
+				w.slotRef(uint64(a), in.off)
+			}
+		}
+	case external:
+		if !l.known {
+			w.contentsEscape(l.base, in.off)
+			return
+		}
+		for n := l.base.n + l.off; n < l.base.n+l.off+size; n += 8 {
+			w.ref(Ref{Off: in.off, Kind: RefImportSlot, Target: l.base.i, Addend: n &^ 7})
+		}
+	case oneOf:
 		w.contentsEscape(l.base, in.off)
 	case frame:
 		if !l.known {
@@ -513,7 +525,7 @@ func (w *walker) touch(in *insn, s *state) {
 			return
 		}
 		for i := range s.stack {
-			if word := &s.stack[i]; word.off < l.base.n+maxOperand && l.base.n < word.off+word.size {
+			if word := &s.stack[i]; word.off < l.base.n+size && l.base.n < word.off+word.size {
 				w.escapeCode(word.v, in.off)
 				word.v = value{}
 			}

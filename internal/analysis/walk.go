@@ -64,6 +64,7 @@ type walker struct {
 	// done again for it or for newly found leaders.
 	blind, freshBlind, resplit bool
 	emit                       bool
+	handed                     disasm.RegSet // registers that the call being noted hands over
 	refSeen                    map[Ref]struct{}
 	escapes                    uint32
 	uses                       uint32
@@ -82,6 +83,7 @@ func (w *walker) function(fn uint32) {
 	w.fn, w.start, w.end = fn, r.start, r.end
 	w.escapes, w.uses = 0, 0
 	w.blind, w.freshBlind, w.frameEscapes = false, false, false
+	w.handed = w.argRegs
 	w.held = w.held[:0]
 	w.lost = w.lost[:0]
 	w.escapedFrom, w.allLeads = 1<<62, false
@@ -376,18 +378,18 @@ func (w *walker) jump(in *insn, s *state) {
 }
 
 // leave is a jump out of the function: a tail call, or a jump to a part of it
-// that the compiler put elsewhere. The target may use any register and the
-// frame, so what only a callee's argument registers would show escapes.
+// that the compiler put elsewhere, which finds every register as it is and the
+// words of the frame that are still there.
 func (w *walker) leave(in *insn, s *state, target uint64) {
-	for r := range s.regs {
-		if !w.argRegs.Has(disasm.Register(r)) {
-			w.escapeCode(s.regs[r], in.off)
+	sp := s.regs[disasm.RSP]
+	for i := range s.stack {
+		if word := &s.stack[i]; sp.k != frame || word.off >= sp.n {
+			w.escapeCode(word.v, in.off)
 		}
 	}
-	for i := range s.stack {
-		w.escapeCode(s.stack[i].v, in.off)
-	}
+	w.handed = disasm.AllRegs &^ disasm.Set(disasm.RSP)
 	w.callTo(in, s, target)
+	w.handed = w.argRegs
 }
 
 func (w *walker) jumpIndirect(in *insn, s *state) {
@@ -404,18 +406,8 @@ func (w *walker) jumpIndirect(in *insn, s *state) {
 		w.blind, w.freshBlind = true, true
 	}
 	if w.emit {
-		w.leave8(in, s, v)
+		w.callValue(in, s, v)
 	}
-}
-
-// leave8 is a tail call through a register or memory.
-func (w *walker) leave8(in *insn, s *state, v value) {
-	for r := range s.regs {
-		if !w.argRegs.Has(disasm.Register(r)) && s.regs[r] != v {
-			w.escapeCode(s.regs[r], in.off)
-		}
-	}
-	w.callValue(in, s, v)
 }
 
 // indexed returns the table of a jump through [table + 8*reg].
