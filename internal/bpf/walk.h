@@ -277,8 +277,9 @@ static __always_inline struct block *block_at(u32 index)
 }
 
 /*
- * The rule of the last row at or below offset. This function and the next are
- * global, so that the verifier checks them once and not at each call.
+ * The rule of the last row at or below offset. This function, resolve and
+ * walk_on are global, so that the verifier checks them once and not at each
+ * call.
  */
 __noinline u32 find_rule(u32 first, u32 blocks, u32 offset)
 {
@@ -508,14 +509,17 @@ static long walk_frame(u32 i, struct walk_ctx *ctx)
 }
 
 /* Walk on from where the walk is, to the origin (stop) or to the end. */
-static __always_inline void walk_on(struct walk *w)
+__noinline int walk_on(struct walk *w)
 {
 	struct walk_ctx ctx = { .walk = w };
 
+	if (!w)
+		return WALK_UNMAPPED;
 	w->end = WALK_GOING;
 	bpf_loop(MAX_FRAMES + 1, walk_frame, &ctx, 0);
 	if (w->end == WALK_GOING)
 		w->end = WALK_DEPTH;
+	return w->end;
 }
 
 static __always_inline void walk_start(struct walk *w, struct pt_regs *regs, u32 space, bool stop)
