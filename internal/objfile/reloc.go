@@ -120,7 +120,7 @@ func (f *File) appendTable(relocs []Reloc, t relocTable) ([]Reloc, error) {
 			relocs = append(relocs, r)
 		}
 	case dtRELR:
-		return f.appendRELR(relocs, b)
+		return f.appendRELR(relocs, b, t.Addr)
 	}
 	return relocs, nil
 }
@@ -128,7 +128,7 @@ func (f *File) appendTable(relocs []Reloc, t relocTable) ([]Reloc, error) {
 // appendRELR expands the compact table of relative relocations: an even entry is
 // the address of a place, an odd one a bitmap of which of the 63 words that follow
 // the last place are places too.
-func (f *File) appendRELR(relocs []Reloc, b []byte) ([]Reloc, error) {
+func (f *File) appendRELR(relocs []Reloc, b []byte, addr uint64) ([]Reloc, error) {
 	typ, ok := f.relativeType()
 	if !ok {
 		return nil, &UnsupportedError{f.Name, "RELR relocations of " + f.Machine.String()}
@@ -138,6 +138,11 @@ func (f *File) appendRELR(relocs []Reloc, b []byte) ([]Reloc, error) {
 		relocs = append(relocs, Reloc{Offset: place, Type: typ, Addend: addend})
 		return err
 	}
+	n := countRELR(b)
+	if len(relocs)+n > maxRelocs {
+		return nil, f.malformed(addr, "more than %d relocations", maxRelocs)
+	}
+	relocs = slices.Grow(relocs, n)
 	var next uint64
 	for ; len(b) >= 8; b = b[8:] {
 		e := le.Uint64(b)
@@ -148,9 +153,6 @@ func (f *File) appendRELR(relocs []Reloc, b []byte) ([]Reloc, error) {
 			next = e + 8
 			continue
 		}
-		if len(relocs)+bits.OnesCount64(e) > maxRelocs {
-			return nil, f.malformed(next, "more than %d relocations", maxRelocs)
-		}
 		for m := e >> 1; m != 0; m &= m - 1 {
 			if err := add(next + 8*uint64(bits.TrailingZeros64(m))); err != nil {
 				return nil, err
@@ -159,6 +161,18 @@ func (f *File) appendRELR(relocs []Reloc, b []byte) ([]Reloc, error) {
 		next += 63 * 8
 	}
 	return relocs, nil
+}
+
+func countRELR(b []byte) int {
+	n := 0
+	for ; len(b) >= 8; b = b[8:] {
+		if e := le.Uint64(b); e&1 == 0 {
+			n++
+		} else {
+			n += bits.OnesCount64(e) - 1
+		}
+	}
+	return n
 }
 
 func (f *File) addendAt(place uint64) (int64, error) {
