@@ -38,7 +38,7 @@ func (s *scanner) assemble() {
 			Start: r.start, Size: uint32(r.end - r.start),
 			Calls: uint32(len(sum.Calls)), Refs: uint32(len(sum.Refs)),
 			Sites: uint32(len(sum.Sites)), Returns: uint32(len(sum.Returns)),
-			Escapes: f.escapes, Uses: f.uses,
+			Escapes: f.escapes, Uses: f.uses, Streams: f.streams,
 		}
 	}
 }
@@ -128,12 +128,13 @@ func (s *scanner) keepArg(c *Call, a Arg, needs []uint32) bool {
 	if c.Kind == CallFunc {
 		f := &s.facts[c.Target]
 		if number {
-			return needs[c.Target]&(1<<a.Reg) != 0
+			return (f.uses|needs[c.Target])&(1<<a.Reg) != 0
 		}
 		return (f.escapes|f.uses|needs[c.Target])&(1<<a.Reg) != 0
 	}
-	// Libraries hand numbers to others in the first argument only: syscall(2).
-	return !number || a.Reg == regFirst
+	// Libraries hand numbers to others in the first argument only: syscall(2). A
+	// zero may stand for a callback that is not there.
+	return !number || a.Reg == regFirst || s.sum.Exprs[a.Expr].N == 0
 }
 
 // regFirst is rdi, the first argument of the System V ABI.
@@ -185,10 +186,7 @@ func (s *scanner) makeSpans() {
 	}
 	// glibc keeps the function tables of its streams in a section of their own,
 	// and refuses any other (IO_validate_vtable): each named address is a table.
-	var tables codeRange
-	if sec := s.f.Section("__libc_IO_vtables"); sec != nil {
-		tables = codeRange{start: sec.Addr, end: sec.Addr + sec.Size}
-	}
+	tables := codeRange{start: s.sum.Streams[0], end: s.sum.Streams[1]}
 	for a := range s.starts {
 		if (a%spanAlign == 0 || tables.start <= a && a < tables.end) && !inside(a) {
 			cuts[a] = true
@@ -242,7 +240,7 @@ func (s *scanner) fillSpans(cuts map[uint64]bool) {
 // slot resolves a pointer. One that leads to nothing of interest has the target
 // none.
 func (w *walker) slot(p *pointer) Slot {
-	sl := Slot{Addr: p.place, Kind: p.kind, Target: none, Addend: p.addend}
+	sl := Slot{Addr: p.place, Kind: p.kind, Fixed: p.constant, Target: none, Addend: p.addend}
 	switch {
 	case p.kind == SlotImport:
 		sl.Target = p.target

@@ -3,6 +3,7 @@ package analysis
 import (
 	"math/bits"
 	"sort"
+	"strings"
 
 	"bulkhead/internal/syscalls"
 )
@@ -52,6 +53,7 @@ type charge struct {
 	calls []sysno // sorted
 	index map[sysno]int
 	own   []callset // by function: its own instructions
+	leaks bool
 
 	// through is, for a function of a conduit, what can happen below it without
 	// another compartment's frame in between: it is charged to the caller. For a
@@ -61,8 +63,8 @@ type charge struct {
 	// below is all that can happen below a function.
 	below []callset
 	// throughOpen and belowOpen are the unions over the functions that an open
-	// call may enter.
-	throughOpen, belowOpen callset
+	// call may enter; throughPublic is over those that one outside of conduits may.
+	throughOpen, belowOpen, throughPublic callset
 }
 
 func newCharge(r *reach) *charge {
@@ -95,11 +97,38 @@ func newCharge(r *reach) *charge {
 			}
 		}
 	}
-	c.through = c.solve(c.startThrough, c.edgeThrough, &c.throughOpen)
+	c.leaks = r.leaks()
+	c.through = c.solve(c.startThrough, c.edgeThrough, &c.throughOpen, &c.throughPublic)
 	c.below = c.solve(
 		func(f fid) callset { return c.own[f] },
-		func(fid, edge) bool { return true }, &c.belowOpen)
+		func(fid, edge) bool { return true }, &c.belowOpen, &c.belowOpen)
 	return c
+}
+
+// leaks reports whether the C library hands pointers to its private functions to
+// its users: the tables of Sun RPC's clients, servers and XDR streams are called
+// by macros. Nothing else in it does.
+func (r *reach) leaks() bool {
+	for _, l := range r.objects {
+		if l.conduit {
+			continue
+		}
+		for i := range l.Imports {
+			name := l.Imports[i].Name
+			if !strings.HasPrefix(name, "xdr") && !strings.HasPrefix(name, "clnt") && !strings.HasPrefix(name, "svc") {
+				continue
+			}
+			if b := r.resolve(l, uint32(i)); b.object != nil && b.object.conduit {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// enters reports whether an open call outside of conduits may enter f.
+func (c *charge) enters(f fid) bool {
+	return c.public[f] || c.leaks || !c.owner[f].conduit
 }
 
 func numberOf(x numbered) sysno {
@@ -124,7 +153,7 @@ func (c *charge) edgeThrough(f fid, e edge) bool { return c.owner[f].conduit || 
 
 // solve propagates sets from callees to callers over the edges that pass, to the
 // least fixed point. Open calls see the union over all escaped functions.
-func (c *charge) solve(start func(fid) callset, pass func(fid, edge) bool, open *callset) []callset {
+func (c *charge) solve(start func(fid) callset, pass func(fid, edge) bool, open, public *callset) []callset {
 	sets := make([]callset, len(c.owner))
 	order := make([]fid, 0, len(c.owner))
 	for f := range sets {
@@ -143,11 +172,18 @@ func (c *charge) solve(start func(fid) callset, pass func(fid, edge) bool, open 
 					changed = true
 				}
 			}
-			if c.open[f] && passes(f) && sets[f].union(open) {
-				changed = true
+			if c.open[f] && passes(f) {
+				from := open
+				if !c.owner[f].conduit {
+					from = public
+				}
+				changed = sets[f].union(from) || changed
 			}
-			if c.escaped[f] && open.union(&sets[f]) {
-				changed = true
+			if c.escaped[f] {
+				changed = open.union(&sets[f]) || changed
+				if c.enters(f) {
+					changed = public.union(&sets[f]) || changed
+				}
 			}
 		}
 	}
@@ -212,7 +248,7 @@ func (c *charge) chargeFunction(o *origin, f fid) {
 		}
 	}
 	if c.open[f] {
-		o.set.union(&c.throughOpen)
+		o.set.union(&c.throughPublic)
 	}
 	if o.object.BindLazy {
 		for _, g := range c.lazyResolvers() {

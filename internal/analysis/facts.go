@@ -140,6 +140,9 @@ func (w *walker) dataRef(addr uint64, off uint32) {
 		return
 	}
 	w.starts[addr] = true
+	if t := w.sum.Streams; w.emit && addr >= t[0] && addr <= t[1] && t[1] > 0 {
+		w.facts[w.fn].streams = true
+	}
 	w.ref(Ref{Off: off, Kind: RefSpan, Addend: int64(addr)})
 }
 
@@ -336,7 +339,7 @@ func (w *walker) addCall(in *insn, s *state, kind CallKind, target uint32) {
 // it escapes.
 func (w *walker) addArg(in *insn, reg uint8, v value, kind CallKind) {
 	switch v.k {
-	case unknown, tableEntry, tableJump:
+	case unknown, tableEntry, tableJump, labelJump:
 		return
 	case frame:
 		return

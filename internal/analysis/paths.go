@@ -17,9 +17,11 @@ type paths struct {
 	openers []fid    // functions with open calls
 	dist    []uint32
 	next    []edge // what to follow from a function; to == noFunc at an open call
-	hub     fid    // the nearest escaped function
-	hubDist uint32
-	queue   []fid
+	// hub is the nearest escaped function, and entry the nearest that an open call
+	// outside of conduits may enter.
+	hub, entry fid
+	entryDist  uint32
+	queue      []fid
 }
 
 func newPaths(c *charge) *paths {
@@ -44,7 +46,7 @@ func (p *paths) search(i int) {
 	for f := range p.dist {
 		p.dist[f] = unreachable
 	}
-	p.hub, p.hubDist, p.queue = noFunc, unreachable, p.queue[:0]
+	p.hub, p.entry, p.entryDist, p.queue = noFunc, noFunc, unreachable, p.queue[:0]
 	for f := range p.own {
 		if p.own[f].has(i) && p.owner[f].conduit {
 			p.visit(fid(f), 0, edge{})
@@ -56,7 +58,15 @@ func (p *paths) search(i int) {
 			p.visit(e.to, p.dist[f]+1, edge{f, e.off, e.tail})
 		}
 		if p.escaped[f] && p.hub == noFunc {
-			p.hub, p.hubDist = f, p.dist[f]
+			p.hub = f
+			for _, o := range p.openers {
+				if p.owner[o].conduit || p.enters(f) {
+					p.visit(o, p.dist[f]+1, edge{to: noFunc})
+				}
+			}
+		}
+		if p.escaped[f] && p.enters(f) && p.entry == noFunc {
+			p.entry, p.entryDist = f, p.dist[f]
 			for _, o := range p.openers {
 				p.visit(o, p.dist[f]+1, edge{to: noFunc})
 			}
@@ -83,7 +93,11 @@ func (p *paths) from(f fid, i int) []step {
 		e := p.next[f]
 		if e.to == noFunc {
 			out = append(out, step{f, p.openSite(f)})
-			f = p.hub
+			if p.owner[f].conduit {
+				f = p.hub
+			} else {
+				f = p.entry
+			}
 			continue
 		}
 		out = append(out, step{f, e.off})
@@ -143,8 +157,8 @@ func (p *paths) witness(o *origin, i int) []step {
 				consider(f, p.dist[e.to]+1, e)
 			}
 		}
-		if p.open[f] && p.hub != noFunc {
-			consider(f, p.hubDist+1, edge{to: noFunc})
+		if p.open[f] && p.entry != noFunc {
+			consider(f, p.entryDist+1, edge{to: noFunc})
 		}
 	}
 	switch {
@@ -153,7 +167,7 @@ func (p *paths) witness(o *origin, i int) []step {
 	case l.conduit:
 		return p.from(at, i)
 	case via.to == noFunc:
-		return append([]step{{at, p.openSite(at)}}, p.from(p.hub, i)...)
+		return append([]step{{at, p.openSite(at)}}, p.from(p.entry, i)...)
 	}
 	return append([]step{{at, via.off}}, p.from(via.to, i)...)
 }

@@ -1,6 +1,9 @@
 package analysis
 
-import "sort"
+import (
+	"slices"
+	"sort"
+)
 
 // why says how a function was first reached.
 type why struct {
@@ -40,18 +43,35 @@ type numbered struct {
 type reach struct {
 	*program
 	reached, escaped []bool
-	why              []why
-	edges            [][]edge
-	open             []bool // calls through pointers that are not followed
-	numbers          [][]numbered
-	unresolved       map[place]bool
-	spans            [][]bool // by object and span
-	slots            [][]bool
-	nodes            map[nodeKey]*node
-	work             []fid
-	dlopens          map[string][]place // library names opened, and where
-	openEnds         map[place]string
-	cause            why // of what is escaping now
+	// public says of a conduit's function that its address escapes outside of
+	// conduits.
+	public     []bool
+	why        []why
+	edges      [][]edge
+	open       []bool // calls through pointers that are not followed
+	numbers    [][]numbered
+	unresolved map[place]bool
+	spans      [][]bool // by object and span
+	slots      [][]bool
+	nodes      map[nodeKey]*node
+	work       []fid
+	dlopens    map[string][]place // library names opened, and where
+	openEnds   map[place]string
+	streams    map[uint64]*stream // by offset in a table
+	cause      why                // of what is escaping now
+}
+
+// A stream is an entry of glibc's tables of stream functions: who calls it, and
+// the functions that reachable tables have there.
+type stream struct {
+	calls []streamCall
+	funcs []fid
+}
+
+type streamCall struct {
+	l    *linked
+	f    fid
+	call uint32
 }
 
 // A place is an instruction.
@@ -96,6 +116,7 @@ func newReach(p *program) *reach {
 	n := len(p.owner)
 	r := &reach{
 		program: p, reached: make([]bool, n), escaped: make([]bool, n), why: make([]why, n),
+		public: make([]bool, n), streams: map[uint64]*stream{},
 		edges: make([][]edge, n), open: make([]bool, n), numbers: make([][]numbered, n),
 		unresolved: map[place]bool{}, nodes: map[nodeKey]*node{},
 		dlopens: map[string][]place{}, openEnds: map[place]string{},
@@ -114,6 +135,7 @@ func (r *reach) run() {
 		r.roots(l)
 	}
 	r.drain()
+	r.resolveBroadcasts()
 }
 
 func (r *reach) drain() {
@@ -191,6 +213,9 @@ func (r *reach) reach(f fid, because why) {
 
 // escape marks a function as callable from anywhere with anything.
 func (r *reach) escape(f fid) {
+	if r.cause.from == noFunc || !r.owner[r.cause.from].conduit {
+		r.public[f] = true
+	}
 	if r.escaped[f] {
 		return
 	}
@@ -219,9 +244,74 @@ func (r *reach) span(l *linked, i uint32) {
 		from = l.Spans[i-1].Slots
 	}
 	for s := from; s < l.Spans[i].Slots; s++ {
+		sl := &l.Slots[s]
+		if sl.Addr >= l.Streams[0] && sl.Addr < l.Streams[1] && sl.Kind == SlotFunc && sl.Target != none {
+			r.streamFunc(sl.Addr-l.Spans[i].Start, l.first+sl.Target)
+			continue
+		}
 		r.slot(l, s)
 	}
 }
+
+func (r *reach) stream(off uint64) *stream {
+	s := r.streams[off]
+	if s == nil {
+		s = new(stream)
+		r.streams[off] = s
+	}
+	return s
+}
+
+// streamFunc notes that a table of stream functions with f at off is reachable.
+func (r *reach) streamFunc(off uint64, f fid) {
+	s := r.stream(off)
+	if slices.Contains(s.funcs, f) {
+		return
+	}
+	s.funcs = append(s.funcs, f)
+	for i := 0; i < len(s.calls); i++ {
+		c := s.calls[i]
+		r.connect(c.l, c.f, c.call, f)
+	}
+}
+
+// streamCall notes that call c of f goes through a table of stream functions.
+func (r *reach) streamCall(l *linked, f fid, c uint32, off uint64) {
+	s := r.stream(off)
+	s.calls = append(s.calls, streamCall{l, f, c})
+	for i := 0; i < len(s.funcs); i++ {
+		r.connect(l, f, c, s.funcs[i])
+	}
+}
+
+// Offsets in glibc's struct _IO_FILE_plus and struct _IO_wide_data of the pointer
+// to the table of functions (libio/libioP.h).
+const (
+	fileTable = 0xd8
+	wideTable = 0xe0
+)
+
+// isStream reports whether an expression is an entry of a stream's table, in a
+// function that checks the table's address.
+func (l *linked) isStream(f fid, e Expr) bool {
+	if e.Op != OpLoad || !l.Funcs[f-l.first].Streams {
+		return false
+	}
+	table := l.Exprs[e.I]
+	switch table.Op {
+	case OpLoad:
+		return table.N == fileTable || table.N == wideTable
+	case OpUnknown: // the table's address was kept in memory meanwhile
+		return e.N%8 == 0 && e.N >= streamFirst && e.N <= streamLast
+	}
+	return false
+}
+
+// Offsets of the first and the last function in glibc's struct _IO_jump_t.
+const (
+	streamFirst = 0x10
+	streamLast  = 0xa0
+)
 
 // slot lets what a slot holds escape.
 func (r *reach) slot(l *linked, i uint32) {
@@ -341,6 +431,47 @@ func (r *reach) function(f fid) {
 	}
 }
 
+// broadcasts are the system calls that glibc repeats in every thread
+// (nptl/nptl_setxid.c): the number is in a structure that their wrappers fill in,
+// and each wrapper makes the call itself, too, where there is one thread only.
+var broadcasts = []int64{105, 106, 113, 114, 116, 117, 119}
+
+// resolveBroadcasts gives the instructions of libc whose number comes from memory
+// the numbers of the broadcasts that are reachable.
+func (r *reach) resolveBroadcasts() {
+	for at := range r.unresolved {
+		l := r.owner[at.fn]
+		if l.Soname != "libc.so.6" && !l.hasBroadcasts() {
+			continue
+		}
+		for _, s := range l.sites(at.fn - l.first) {
+			e := l.Exprs[s.Expr]
+			if s.Off != at.off || e.Op != OpLoad || e.N != 0 {
+				continue
+			}
+			delete(r.unresolved, at)
+			for _, nr := range broadcasts {
+				if r.makes(l, nr) {
+					r.number(at.fn, s, nr)
+				}
+			}
+		}
+	}
+}
+
+// hasBroadcasts reports whether a static program holds glibc's wrappers.
+func (l *linked) hasBroadcasts() bool { return l.Static && !l.Go && l.Streams[1] != 0 }
+
+// makes reports whether a reached instruction of object l makes system call nr.
+func (r *reach) makes(l *linked, nr int64) bool {
+	for i := range l.Funcs {
+		if slices.ContainsFunc(r.numbers[l.first+fid(i)], func(x numbered) bool { return x.abi == SiteAMD64 && int64(x.nr) == nr }) {
+			return true
+		}
+	}
+	return false
+}
+
 func (r *reach) number(f fid, s Site, n int64) {
 	x := numbered{s.Off, s.ABI, int(uint32(n))}
 	for _, have := range r.numbers[f] {
@@ -407,18 +538,54 @@ func (r *reach) callExpr(l *linked, f fid, c uint32, e Expr) {
 	case OpParam:
 		r.use(nodeKey{f, uint8(e.I)}, use{kind: useCall, call: c, fn: f})
 	case OpSlot:
-		if s, ok := l.slotAt(uint64(e.N)); ok {
-			r.callSlot(l, f, c, l, s)
-		}
-		r.callUnknown(l, f, c, true)
+		r.callVariable(l, f, c, l, uint64(e.N))
 	case OpImportSlot:
-		if o, s, ok := r.importSlot(l, e.I, e.N); ok {
-			r.callSlot(l, f, c, o, s)
+		b := r.resolve(l, e.I)
+		if b.object == nil || b.export.Kind != ExportData {
+			r.callUnknown(l, f, c, true)
+			return
+		}
+		r.callVariable(l, f, c, b.object, b.export.Value+uint64(e.N))
+	default:
+		if l.isStream(f, e) {
+			r.streamCall(l, f, c, uint64(e.N))
+			return
 		}
 		r.callUnknown(l, f, c, true)
+	}
+}
+
+// callVariable follows a call through a word of data of object o: to what it
+// holds at the start, and unless that is fixed to what is stored there later.
+func (r *reach) callVariable(l *linked, f fid, c uint32, o *linked, addr uint64) {
+	s, ok := o.slotAt(addr)
+	if ok {
+		r.callSlot(l, f, c, o, s)
+	}
+	switch {
+	case ok && o.Slots[s].Fixed:
+	case o.object.Interp && len(o.Lazy) > 0:
+		// glibc's loader keeps three kinds of function pointers: those that it is
+		// linked with, its allocator's, and the vDSO's, which is a conduit whose
+		// system calls libc makes itself where it cannot use them.
+		for _, t := range r.allocators() {
+			r.connect(l, f, c, t)
+		}
 	default:
 		r.callUnknown(l, f, c, true)
 	}
+}
+
+// allocators are the functions that glibc's loader uses in place of its own once
+// libc is there (elf/dl-minimal.c).
+func (r *reach) allocators() []fid {
+	var out []fid
+	for _, name := range []string{"malloc", "calloc", "realloc", "free"} {
+		if b := r.lookup(name, ""); b.object != nil && b.export.Kind == ExportFunc {
+			out = append(out, b.object.first+b.export.Func)
+		}
+	}
+	return out
 }
 
 // callSlot follows a call of what slot s of object o holds at the start.

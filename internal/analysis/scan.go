@@ -72,7 +72,7 @@ type scanner struct {
 type funcFacts struct {
 	calls, refs, sites, rets, gaps [2]int
 	escapes, uses                  uint32
-	returns                        bool
+	returns, streams               bool
 }
 
 type rawCall struct {
@@ -119,6 +119,9 @@ func (s *scanner) readImage() error {
 	s.img = img
 	if len(img.parts) == 0 {
 		return fmt.Errorf("analyse %s: nothing to load", s.f.Name)
+	}
+	if sec := s.f.Section("__libc_IO_vtables"); sec != nil {
+		s.sum.Streams = [2]uint64{sec.Addr, sec.Addr + sec.Size}
 	}
 	s.low, s.high = img.parts[0].addr, img.parts[len(img.parts)-1].end
 	for _, sec := range s.f.Sections {

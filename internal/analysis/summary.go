@@ -28,6 +28,9 @@ type Summary struct {
 	Spans   []Span // sorted by Start
 	Slots   []Slot // sorted by Addr
 	Copies  []Copy
+	// Streams bounds glibc's tables of stream functions, or is zero: a call through any
+	// other table is refused (IO_validate_vtable).
+	Streams [2]uint64
 	Strings []String // constant strings handed to imported functions
 	Gaps    []Gap    // code that could not be decoded
 }
@@ -71,6 +74,7 @@ type Func struct {
 	// function stores or hands on in ways that are not followed. Uses has those
 	// whose value at entry is called, handed on or used as a system call number.
 	Escapes, Uses uint32
+	Streams       bool // names the tables of stream functions
 }
 
 // A Call is a call or a tail jump.
@@ -171,6 +175,7 @@ type Span struct {
 type Slot struct {
 	Addr   uint64
 	Kind   SlotKind
+	Fixed  bool   // nothing writes it once the dynamic loader is done
 	Target uint32 // function, span, or import; for SlotResolver the resolver
 	Addend int64  // into the import, or into the span
 }

@@ -88,8 +88,15 @@ func (w *walker) load(in *insn, s *state, size int64) value {
 		return value{}
 	case l.base.k == oneOf:
 		w.contentsEscape(l.base, in.off)
+		if l.known && size == 8 {
+			return w.values.loadOf(value{}, l.off)
+		}
 		return value{}
-	case !l.known || size != 8:
+	case !l.known || size < 4:
+		return value{}
+	case size == 4 && l.base.k != external:
+		return w.values.loadOf(l.base, l.off)
+	case size == 4:
 		return value{}
 	case l.base.k == external:
 		n := l.base.n + l.off
@@ -289,6 +296,15 @@ func (w *walker) immediate(in *insn) value {
 }
 
 func (w *walker) lea(in *insn, s *state) value {
+	if m, ok := in.shape.Memory(); ok && m.Base <= disasm.R15 && m.Index <= disasm.R15 && m.Scale == 1 && m.Disp == 0 {
+		a, b := s.regs[m.Base], s.regs[m.Index]
+		if a.k == address && b.k == tableEntry {
+			a, b = b, a
+		}
+		if a.k == tableEntry && b.k == address {
+			return value{k: tableJump, i: w.values.keep(b), n: a.n}
+		}
+	}
 	l, ok := w.memory(in, s)
 	switch {
 	case !ok:
@@ -338,13 +354,22 @@ func (w *walker) add(in *insn, s *state) {
 		a, b = b, a
 	}
 	switch {
-	case a.k == tableEntry && b.k == address && a.n == b.n:
-		w.set(s, dst, value{k: tableJump, n: a.n})
+	case a.k == tableEntry && b.k == address:
+		// Entries count from the table, or from a label of the function.
+		w.set(s, dst, value{k: tableJump, i: w.values.keep(b), n: a.n})
 	case a.k == constant && b.k == constant:
 		w.set(s, dst, value{k: constant, n: a.n + b.n})
+	case w.isLabel(a) || w.isLabel(b):
+		w.other(in, s)
+		w.set(s, dst, value{k: labelJump})
 	default:
 		w.other(in, s)
 	}
+}
+
+// isLabel reports whether v is an address inside the function.
+func (w *walker) isLabel(v value) bool {
+	return v.k == address && uint64(v.n) > w.start && uint64(v.n) < w.end
 }
 
 // arithmetic handles add, sub, and, or, xor, cmp with an immediate operand.

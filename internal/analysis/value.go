@@ -21,7 +21,8 @@ const (
 	extSlot         // what is at import i plus n
 	load            // what is at value i (of the function's list) plus n
 	tableEntry      // a 32-bit entry of the jump table at n
-	tableJump       // that entry added to n: the target of a switch
+	tableJump       // that entry added to value i of the list: the target of a switch
+	labelJump       // an address in the function plus something: where assembly jumps
 	oneOf           // a member of set i
 )
 
@@ -55,13 +56,16 @@ func (vs *values) loadOf(base value, off int64) value {
 	if vs.depth(base) >= maxDepth {
 		return value{}
 	}
-	for i, v := range vs.list {
-		if v == base {
-			return value{k: load, i: uint32(i), n: off}
-		}
+	return value{k: load, i: vs.keep(base), n: off}
+}
+
+// keep returns the index of v in the list.
+func (vs *values) keep(v value) uint32 {
+	if i := slices.Index(vs.list, v); i >= 0 {
+		return uint32(i)
 	}
-	vs.list = append(vs.list, base)
-	return value{k: load, i: uint32(len(vs.list) - 1), n: off}
+	vs.list = append(vs.list, v)
+	return uint32(len(vs.list) - 1)
 }
 
 func (vs *values) depth(v value) int {
@@ -104,7 +108,7 @@ func (vs *values) merge(a, b value, dropped func(value)) value {
 	isUnknown := false
 	add := func(v value) {
 		switch v.k {
-		case unknown, tableEntry, tableJump, frame:
+		case unknown, tableEntry, tableJump, labelJump, frame:
 			isUnknown = true
 			return
 		}

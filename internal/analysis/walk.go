@@ -105,7 +105,7 @@ func (w *walker) function(fn uint32) {
 // note walks the converged blocks once more and appends the function's facts.
 func (w *walker) note() {
 	f := &w.facts[w.fn]
-	f.returns = false
+	f.returns, f.streams = false, false
 	begin := func(f *funcFacts, i int) {
 		f.calls[i], f.refs[i], f.sites[i] = len(w.calls), len(w.refs), len(w.sites)
 		f.rets[i], f.gaps[i] = len(w.rets), len(w.gaps)
@@ -395,15 +395,18 @@ func (w *walker) leave(in *insn, s *state, target uint64) {
 func (w *walker) jumpIndirect(in *insn, s *state) {
 	v := w.operand(in, s)
 	if v.k == tableJump {
-		if w.switchTargets(in, uint64(v.n), uint64(v.n), 4, s) {
+		if w.switchTargets(in, uint64(v.n), uint64(w.values.list[v.i].n), 4, s) {
 			return
 		}
 	}
 	if table, ok := w.indexed(in, s); ok && w.switchTargets(in, table, 0, 8, s) {
 		return
 	}
-	if v.k == unknown && !w.blind {
+	if (v.k == unknown || v.k == labelJump) && !w.blind {
 		w.blind, w.freshBlind = true, true
+	}
+	if v.k == labelJump {
+		return
 	}
 	if w.emit {
 		w.callValue(in, s, v)
