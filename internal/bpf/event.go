@@ -63,7 +63,7 @@ type Record struct {
 	End    WalkEnd   // EventStack, EventCapture: why the walk ended
 	Regs   Registers // EventCapture
 	Object ObjectID  // EventCapture, WalkNoRows: the object whose rows were missed
-	Stack  []byte    // EventCapture: memory from Regs.Sp upwards
+	Stack  []byte    // EventCapture: memory from the page of Regs.Sp upwards
 
 	raw ringbuf.Record
 }

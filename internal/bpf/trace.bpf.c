@@ -26,7 +26,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define MAX_SPACES 16384
 #define RING_BYTES (16 << 20)
 #define STACK_BYTES (64 << 10) /* captured for a chain */
-#define TOP_BYTES (12 << 10)   /* captured for an origin */
+#define TOP_BYTES (16 << 10)   /* captured for an origin */
 #define MAX_CAPTURED 8192
 #define PAGE 4096
 
@@ -159,7 +159,7 @@ struct capture_event {
 	u32 object; /* WALK_NO_ROWS: whose rows were missed */
 	u32 bytes;
 	u32 pad;
-	u8 stack[STACK_BYTES]; /* from regs.sp upwards */
+	u8 stack[STACK_BYTES]; /* from the page of regs.sp upwards */
 };
 
 struct {
@@ -384,30 +384,28 @@ static __always_inline void read_registers(struct registers *to, struct pt_regs 
 	to->ip = regs->ip;
 }
 
-struct copy_ctx {
-	struct capture_event *e;
-	u64 from;
-	u64 end; /* of the mapping; 0: not known */
-	u32 bytes;
-	u32 limit;
-};
-
 /*
- * Copy up to the next page boundary. A page that was never touched (large
- * arrays leave such holes in a stack) is read as zeros.
+ * Copy the pages of a stack from the one that the stack pointer is in, and
+ * return their length. A page that was never touched (large arrays leave such
+ * holes in a stack) is read as zeros, unless the end of the mapping is not
+ * known (0): then it ends the copy.
  */
-static long copy_page(u32 i, struct copy_ctx *ctx)
+__noinline u32 copy_stack(struct capture_event *e, u64 end, u32 limit)
 {
-	u64 from = ctx->from + ctx->bytes;
-	u32 at = ctx->bytes, n = PAGE - (from & (PAGE - 1));
+	u32 bytes = 0;
+	u64 from;
 
-	if (at > STACK_BYTES - PAGE || at >= ctx->limit || (ctx->end && from >= ctx->end))
-		return 1;
-	if (bpf_probe_read_user(ctx->e->stack + at, n & (2 * PAGE - 1) ? n : PAGE, (void *)from) &&
-	    !ctx->end)
-		return 1;
-	ctx->bytes = at + n;
-	return 0;
+	if (!e)
+		return 0;
+	from = e->regs.sp & ~(PAGE - 1UL);
+	for (u32 at = 0; at < STACK_BYTES; at += PAGE) {
+		if (at >= limit || (end && from + at >= end))
+			break;
+		if (bpf_probe_read_user(e->stack + at, PAGE, (void *)(from + at)) && !end)
+			break;
+		bytes = at + PAGE;
+	}
+	return bytes;
 }
 
 /* Hand the stack to user space. */
@@ -416,7 +414,6 @@ static __noinline int capture(struct task_struct *task, struct pt_regs *regs,
 {
 	u32 cpu = bpf_get_smp_processor_id();
 	struct capture_event *e = bpf_map_lookup_elem(&captures, &cpu);
-	struct copy_ctx ctx = { .e = e };
 	struct mapping m = {};
 	u64 size;
 
@@ -427,13 +424,9 @@ static __noinline int capture(struct task_struct *task, struct pt_regs *regs,
 	e->end = w->end;
 	e->object = w->missing;
 	read_registers(&e->regs, regs);
-	ctx.from = e->regs.sp;
-	ctx.limit = flags & CAPTURE_CHAIN ? STACK_BYTES : TOP_BYTES;
-	if (!bpf_find_vma(bpf_get_current_task_btf(), ctx.from, read_mapping, &m, 0))
-		ctx.end = m.end;
-	bpf_loop(STACK_BYTES / PAGE, copy_page, &ctx, 0);
-	e->bytes = ctx.bytes;
-	size = ctx.bytes;
+	bpf_find_vma(bpf_get_current_task_btf(), e->regs.sp, read_mapping, &m, 0);
+	e->bytes = copy_stack(e, m.end, flags & CAPTURE_CHAIN ? STACK_BYTES : TOP_BYTES);
+	size = e->bytes;
 	if (size > STACK_BYTES)
 		size = STACK_BYTES;
 	size += __builtin_offsetof(struct capture_event, stack);
@@ -445,17 +438,16 @@ static __noinline int capture(struct task_struct *task, struct pt_regs *regs,
 	return 0;
 }
 
-/* Capture a call that could not be attributed; the whole stack at the first sight of its site. */
-static __always_inline void capture_call(struct task_struct *task, struct pt_regs *regs,
-					 struct count_key *key, struct walk *w)
+/* What to capture of a call that could not be attributed: the whole stack at the first sight of its site. */
+static __always_inline u32 capture_of_call(struct pt_regs *regs, struct count_key *key)
 {
 	struct capture_key site = { .ip = regs->ip, .program = key->program, .nr = key->nr };
-	u32 flags = CAPTURE_COUNT, seen = 1;
+	u32 seen = 1;
 
 	bpf_probe_read_user(&site.word, sizeof(site.word), (void *)regs->sp);
 	if (every_chain || !bpf_map_update_elem(&captured, &site, &seen, BPF_NOEXIST))
-		flags |= CAPTURE_CHAIN;
-	capture(task, regs, key, flags, w);
+		return CAPTURE_COUNT | CAPTURE_CHAIN;
+	return CAPTURE_COUNT;
 }
 
 static __always_inline void send_stack(struct task_struct *task, struct walk *w,
@@ -480,9 +472,9 @@ static __always_inline bool can_retry(u32 end)
 	return end >= WALK_NO_ROWS;
 }
 
-/* Walk the rest of the stack; send it when the key or the chain is new. */
-static __always_inline void walk_chain(struct task_struct *task, struct pt_regs *regs,
-				       struct walk *w, struct count_key *key, bool fresh)
+/* Walk the rest of the stack; send it when the key or the chain is new. Returns what to capture. */
+static __always_inline u32 walk_chain(struct task_struct *task, struct walk *w,
+				      struct count_key *key, bool fresh)
 {
 	struct chain_key chain = {};
 	struct count one = { .calls = 1 }, *known;
@@ -492,10 +484,8 @@ static __always_inline void walk_chain(struct task_struct *task, struct pt_regs 
 		walk_on(w);
 	}
 	increment(key->program, TALLY_WALKED);
-	if (can_retry(w->end)) {
-		capture(task, regs, key, CAPTURE_CHAIN, w);
-		return;
-	}
+	if (can_retry(w->end))
+		return CAPTURE_CHAIN;
 	if (w->end != WALK_OUTERMOST)
 		increment(key->program, TALLY_BROKEN);
 	chain.chain = w->chain;
@@ -506,9 +496,10 @@ static __always_inline void walk_chain(struct task_struct *task, struct pt_regs 
 	if (known)
 		__sync_fetch_and_add(&known->calls, 1);
 	else if (bpf_map_update_elem(&chains, &chain, &one, BPF_NOEXIST) && !fresh)
-		return;
+		return 0;
 	if (fresh || !known)
 		send_stack(task, w, key);
+	return 0;
 }
 
 /* Whole stacks are walked at powers of two and at every 1024th call. */
@@ -545,12 +536,28 @@ static __always_inline u64 count_call(struct count_key *key)
 	return 0;
 }
 
+/* Charge a walked call. */
+static __always_inline void attribute(struct walk *w, struct count_key *key)
+{
+	key->origin = w->origin;
+	key->via = w->via;
+	if (w->found)
+		return;
+	if (w->end == WALK_OUTERMOST && w->depth) {
+		/* conduits only: the outermost is the origin */
+		key->origin = w->frames[(w->depth - 1) & (MAX_FRAMES - 1)];
+		return;
+	}
+	key->via = w->frames[0];
+	increment(key->program, TALLY_UNATTRIBUTED);
+}
+
 static __noinline int trace_call(struct task_struct *task, struct pt_regs *regs, long nr)
 {
 	struct count_key key = {};
 	struct task *traced;
 	struct walk *w;
-	u32 zero = 0;
+	u32 zero = 0, flags = 0;
 	u64 calls;
 
 	traced = bpf_task_storage_get(&tasks, task, 0, 0);
@@ -575,25 +582,17 @@ static __noinline int trace_call(struct task_struct *task, struct pt_regs *regs,
 	walk_start(w, regs, space_of(traced, task->mm), true);
 	walk_on(w);
 	if (can_retry(w->end)) {
-		capture_call(task, regs, &key, w);
-		return 0;
-	}
-	if (w->found) {
-		key.origin = w->origin;
-		key.via = w->via;
-	} else if (w->end == WALK_OUTERMOST && w->depth) {
-		/* conduits only: the outermost is the origin */
-		key.origin = w->frames[(w->depth - 1) & (MAX_FRAMES - 1)];
-		key.via = w->via;
+		flags = capture_of_call(regs, &key);
 	} else {
-		key.via = w->frames[0];
-		increment(key.program, TALLY_UNATTRIBUTED);
+		attribute(w, &key);
+		calls = count_call(&key);
+		if (every_chain || sampled(calls))
+			flags = walk_chain(task, w, &key, calls == 1);
+		if (stream)
+			send_call(task, &key);
 	}
-	calls = count_call(&key);
-	if (every_chain || sampled(calls))
-		walk_chain(task, regs, w, &key, calls == 1);
-	if (stream)
-		send_call(task, &key);
+	if (flags)
+		capture(task, regs, &key, flags, w);
 	return 0;
 }
 

@@ -34,6 +34,7 @@
 #define BLOCK_ROWS 512     /* rows in a block: one page */
 #define SHARD_BLOCKS 512   /* blocks in a shard: 2 MiB, made when needed */
 #define MAX_SHARDS 256     /* 67 million rows */
+#define MAX_SEARCH 18      /* halvings of MAX_SHARDS * SHARD_BLOCKS */
 #define CACHE_SLOTS 4096   /* a power of two */
 
 /* Objects that no file backs. Files are numbered from OBJECT_FIRST_FILE. */
@@ -277,39 +278,65 @@ static __always_inline struct block *block_at(u32 index)
 }
 
 /*
- * The rule of the last row at or below offset. This function, resolve and
- * walk_on are global, so that the verifier checks them once and not at each
- * call.
+ * A binary search for the last row at or below offset, first among the first
+ * rows of blocks, then in the block. Each halving is a bpf_loop iteration,
+ * because the verifier follows every path through a plain loop.
+ */
+struct search {
+	struct block *block;
+	u32 first; /* of the object's blocks */
+	u32 low;   /* is at or below */
+	u32 high;  /* is above, or behind the last */
+	u32 offset;
+};
+
+static long halve_blocks(u32 i, struct search *s)
+{
+	u32 middle = s->low + (s->high - s->low) / 2;
+	struct block *block;
+
+	if (middle == s->low)
+		return 1;
+	block = block_at(s->first + middle);
+	if (block && block->rows[0].offset <= s->offset)
+		s->low = middle;
+	else
+		s->high = middle;
+	return 0;
+}
+
+static long halve_rows(u32 i, struct search *s)
+{
+	u32 middle = s->low + (s->high - s->low) / 2;
+
+	if (middle == s->low)
+		return 1;
+	if (s->block->rows[middle & (BLOCK_ROWS - 1)].offset <= s->offset)
+		s->low = middle;
+	else
+		s->high = middle;
+	return 0;
+}
+
+/*
+ * The rule at an offset of an object. Functions without `static` are global to
+ * the verifier: it checks them once, by themselves, and not along every path
+ * that leads to them.
  */
 __noinline u32 find_rule(u32 first, u32 blocks, u32 offset)
 {
-	u32 low = 0, high = blocks;
-	struct block *block;
+	struct search s = { .first = first, .high = blocks, .offset = offset };
 
 	if (!blocks)
 		return 0;
-	for (int i = 0; i < 18 && high - low > 1; i++) {
-		u32 middle = low + (high - low) / 2;
-
-		block = block_at(first + middle);
-		if (!block)
-			return 0;
-		if (block->rows[0].offset <= offset)
-			low = middle;
-		else
-			high = middle;
-	}
-	block = block_at(first + low);
-	if (!block || block->rows[0].offset > offset)
+	bpf_loop(MAX_SEARCH, halve_blocks, &s, 0);
+	s.block = block_at(first + s.low);
+	if (!s.block || s.block->rows[0].offset > offset)
 		return 0;
-	low = 0;
-	for (u32 half = BLOCK_ROWS / 2; half; half /= 2) {
-		u32 next = (low + half) & (BLOCK_ROWS - 1);
-
-		if (block->rows[next].offset <= offset)
-			low = next;
-	}
-	return block->rows[low & (BLOCK_ROWS - 1)].rule;
+	s.low = 0;
+	s.high = BLOCK_ROWS;
+	bpf_loop(MAX_SEARCH, halve_rows, &s, 0);
+	return s.block->rows[s.low & (BLOCK_ROWS - 1)].rule;
 }
 
 /* Fill code for an address that the cache does not have. */
@@ -442,11 +469,15 @@ static __always_inline int leave_by_rule(struct walk *w, struct rule *rule)
 }
 
 /* From the current frame to its caller's. */
-static __always_inline int leave(struct walk *w)
+__noinline int leave(struct walk *w)
 {
-	u32 index = w->rule;
-	struct rule *rule = bpf_map_lookup_elem(&rules, &index);
+	struct rule *rule;
+	u32 index;
 
+	if (!w)
+		return WALK_UNMAPPED;
+	index = w->rule;
+	rule = bpf_map_lookup_elem(&rules, &index);
 	if (!rule || rule->kind == RULE_NONE)
 		return leave_by_frame_pointer(w);
 	if (rule->kind == RULE_END)
@@ -457,15 +488,20 @@ static __always_inline int leave(struct walk *w)
 }
 
 /* Record the frame that ip is in. */
-static __always_inline int enter(struct walk *w)
+__noinline int enter(struct walk *w)
 {
-	u64 address = w->ip - !w->exact; /* a call is charged where it was made */
-	u32 slot = (address ^ (address >> 12)) & (CACHE_SLOTS - 1);
-	struct code *code = bpf_map_lookup_elem(&code_cache, &slot);
-	u32 n = w->depth;
+	struct code *code;
+	u64 address;
+	u32 slot, n;
 
+	if (!w)
+		return WALK_UNMAPPED;
+	address = w->ip - !w->exact; /* a call is charged where it was made */
+	slot = (address ^ (address >> 12)) & (CACHE_SLOTS - 1);
+	code = bpf_map_lookup_elem(&code_cache, &slot);
 	if (!code)
 		return WALK_UNMAPPED;
+	n = w->depth;
 	if (code->address != address || code->space != w->space) {
 		int err = resolve(address, w, code);
 

@@ -15,6 +15,9 @@ type capture struct {
 	stack  []byte
 }
 
+// pageSize is PAGE in trace.bpf.c: captured stacks begin at the page of the stack pointer.
+const pageSize = 4096
+
 func newCapture(r *bpf.Record) *capture {
 	return &capture{r.Event, r.End, r.Object, r.Regs, append([]byte(nil), r.Stack...)}
 }
@@ -39,7 +42,7 @@ func (s *session) walk(c *capture) {
 			s.opts.Log("a stack of process %d came without its mappings: %v", pid, err)
 		}
 	}
-	walked, err := cfi.Unwind(c.registers(), cfi.StackCopy{Base: c.regs.Sp, Data: c.stack}, s.resolver(c), maxFrames)
+	walked, err := cfi.Unwind(c.registers(), cfi.StackCopy{Base: c.regs.Sp &^ (pageSize - 1), Data: c.stack}, s.resolver(c), maxFrames)
 	frames := make([]bpf.Frame, len(walked))
 	for i, f := range walked {
 		frames[i], _ = s.frame(c, f.PC)
