@@ -2,22 +2,18 @@ package trace
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"slices"
 	"strings"
 	"sync"
 
-	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
 
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/bpf"
-	"bulkhead/internal/cfi"
 	"bulkhead/internal/objfile"
 )
 
@@ -25,39 +21,30 @@ import (
 type object struct {
 	id      bpf.ObjectID
 	path    string
-	buildID string
 	conduit bool
-	loaded  chan struct{}
 
-	// After loaded:
-	elf   *objfile.File // nil: not an ELF file
-	table *cfi.Table    // nil: no rows
-	err   error         // why there are no rows
+	loaded   chan struct{}
+	fileRows // valid once loaded is closed
 
 	symbols func() *objfile.Symbolizer
 }
 
-// readingBytes bounds the memory that making rows takes for the moment, which is about the size of the file.
-const readingBytes = 32 << 20
-
 // objects knows the files by the kernel's number and by what perf records call them. Safe for concurrent use.
 type objects struct {
 	tracer   *bpf.Tracer
-	cache    *cfi.Cache
+	rows     *rowReader
 	conduits attribution.Conduits
-	reading  *semaphore.Weighted // bytes of the files that are read at once
 
 	mu     sync.Mutex
 	byID   map[bpf.ObjectID]*object
 	byFile map[fileID]*object
 }
 
-func newObjects(tracer *bpf.Tracer, cache *cfi.Cache, conduits attribution.Conduits) (*objects, error) {
+func newObjects(tracer *bpf.Tracer, rows *rowReader, conduits attribution.Conduits) (*objects, error) {
 	o := &objects{
-		tracer: tracer, cache: cache, conduits: conduits,
-		reading: semaphore.NewWeighted(readingBytes),
-		byID:    map[bpf.ObjectID]*object{},
-		byFile:  map[fileID]*object{},
+		tracer: tracer, rows: rows, conduits: conduits,
+		byID:   map[bpf.ObjectID]*object{},
+		byFile: map[fileID]*object{},
 	}
 	if err := o.addAnonymous(); err != nil {
 		return nil, err
@@ -79,7 +66,11 @@ func (o *objects) addAnonymous() error {
 func (o *objects) addVDSO() error {
 	vdso := o.add(bpf.ObjectVDSO, attribution.VDSO)
 	image, err := readVDSO()
-	o.load(vdso, bytes.NewReader(image), int64(len(image)), err)
+	rows := fileRows{err: err}
+	if err == nil {
+		rows = o.rows.make(bytes.NewReader(image), int64(len(image)), attribution.VDSO)
+	}
+	o.load(vdso, rows)
 	return vdso.err
 }
 
@@ -222,17 +213,7 @@ func (o *objects) open(file *os.File, path string) (*object, error) {
 		return known, nil
 	}
 	obj := o.add(id, path)
-	go func() {
-		var size int64
-		info, err := file.Stat()
-		if err == nil {
-			size = info.Size()
-		}
-		share := min(size, readingBytes)
-		_ = o.reading.Acquire(context.Background(), share) // fails only with its context
-		defer o.reading.Release(share)
-		o.load(obj, file, size, err)
-	}()
+	go func() { o.load(obj, o.rows.read(file, path)) }()
 	return obj, nil
 }
 
@@ -246,18 +227,14 @@ func (o *objects) identify(file *os.File) (bpf.ObjectID, error) {
 	return o.tracer.Identify(page)
 }
 
-// load makes the rows of an object and gives them to the kernel. err is why its file could not be read, if so.
-func (o *objects) load(obj *object, r io.ReaderAt, size int64, err error) {
+// load gives the rows of an object to the kernel.
+func (o *objects) load(obj *object, rows fileRows) {
 	defer close(obj.loaded)
-	if err == nil {
-		obj.table, err = o.rows(obj, r, size)
-	}
-	if loadErr := o.tracer.LoadObject(obj.id, obj.table, obj.conduit); loadErr != nil {
-		err = errors.Join(err, loadErr)
+	obj.fileRows = rows
+	if err := o.tracer.LoadObject(obj.id, obj.table, obj.conduit); err != nil {
 		// Without rows, but open: a walk through it is broken and counted, not captured again and again.
-		err = errors.Join(err, o.tracer.LoadObject(obj.id, nil, obj.conduit))
+		obj.err = errors.Join(obj.err, err, o.tracer.LoadObject(obj.id, nil, obj.conduit))
 	}
-	obj.err = err
 }
 
 // wait returns when all objects known so far are loaded.
@@ -276,14 +253,14 @@ func (o *objects) giveUp(id bpf.ObjectID) *object {
 		return known
 	}
 	obj := o.add(id, fmt.Sprintf("[file %d]", id))
-	o.load(obj, nil, 0, errGone)
+	o.load(obj, fileRows{err: errGone})
 	return obj
 }
 
 // lose is giveUp for a file of which a mapping is known: it keeps its name.
 func (o *objects) lose(id bpf.ObjectID, m mapping) *object {
 	obj := o.add(id, m.path)
-	o.load(obj, nil, 0, errGone)
+	o.load(obj, fileRows{err: errGone})
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.byFile[m.file] = obj
@@ -291,19 +268,6 @@ func (o *objects) lose(id bpf.ObjectID, m mapping) *object {
 }
 
 var errGone = errors.New("the file was gone before it could be read")
-
-func (o *objects) rows(obj *object, r io.ReaderAt, size int64) (*cfi.Table, error) {
-	elf, err := objfile.NewFile(r, size, obj.path)
-	if err != nil {
-		return nil, err
-	}
-	obj.buildID = elf.BuildID
-	// The symbols are wanted at the end, if at all, and not what building the rows leaves in memory.
-	if obj.elf, err = objfile.NewFile(r, size, obj.path); err != nil {
-		return nil, err
-	}
-	return o.cache.Load(elf)
-}
 
 // symbolize names the code at a file offset: the function and the offset in it, or no name and the file offset.
 func (obj *object) symbolize(fileOffset uint32) (function string, offset uint64) {

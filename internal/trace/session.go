@@ -69,7 +69,7 @@ type session struct {
 }
 
 // newSession has everything in place; nothing is traced yet.
-func newSession(opts Options) (*session, error) {
+func newSession(opts Options, rows *rowReader) (*session, error) {
 	if opts.Log == nil {
 		opts.Log = func(string, ...any) {}
 	}
@@ -89,7 +89,7 @@ func newSession(opts Options) (*session, error) {
 		room:     semaphore.NewWeighted(captureBytes),
 		stop:     make(chan struct{}),
 	}
-	if s.objects, err = newObjects(tracer, opts.Cache, opts.Conduits); err != nil {
+	if s.objects, err = newObjects(tracer, rows, opts.Conduits); err != nil {
 		return nil, errors.Join(err, tracer.Close(), records.Close())
 	}
 	s.stream = newStreamer(opts.Stream, s.objects)
