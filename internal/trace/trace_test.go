@@ -130,6 +130,14 @@ func buildCallback(t *testing.T, variant, compiler string) string {
 // TestPlugins traces a program that loads and drops libraries, whose files change under it.
 func TestPlugins(t *testing.T) {
 	opts := options(t)
+	command := buildPlugins(t)
+	expected := readExpectations(t, source("plugins.c"), "plugins", "glibc")
+	expected.check(t, run(t, opts, command...), true)
+}
+
+// buildPlugins returns a command that can be run once: it moves its files.
+func buildPlugins(t *testing.T) []string {
+	t.Helper()
 	program := fixtures.Build(t, "plugins", "gcc -O2 "+source("plugins.c")+" -ldl")
 	folder := t.TempDir()
 	for name, flags := range map[string]string{
@@ -141,8 +149,7 @@ func TestPlugins(t *testing.T) {
 		built := fixtures.Build(t, "plugins.d/"+name, "gcc -O2 -fPIC -shared "+flags+" "+source("plugin.c"))
 		copyFile(t, built, filepath.Join(folder, name))
 	}
-	expected := readExpectations(t, source("plugins.c"), "plugins", "glibc")
-	expected.check(t, run(t, opts, program, folder), true)
+	return []string{program, folder}
 }
 
 func copyFile(t *testing.T, from, to string) {

@@ -1,4 +1,5 @@
-// Libraries that come and go while the program runs. The first argument is the folder of the plugins.
+// Libraries that come and go while the program runs. The first argument is the folder of the plugins,
+// a second leaves their files alone.
 //
 // want: plugin_a.so getppid 3 via=getppid chain=plugin_a.so,PROGRAM frames=plugin_call,uses,main
 // want: plugin_b.so getuid 5 via=getuid chain=plugin_b.so,PROGRAM frames=plugin_call,uses,main
@@ -35,8 +36,12 @@ __attribute__((noinline)) static void uses(const char *folder, const char *name,
 // goes on; what is gone by then keeps its name and loses its rows.
 static void pause_a_moment(void) { usleep(200000); }
 
+static int leave_alone;
+
 static void move(const char *folder, const char *from, const char *to) {
 	char old[4096], new[4096];
+	if (leave_alone)
+		return;
 	snprintf(old, sizeof old, "%s/%s", folder, from);
 	snprintf(new, sizeof new, "%s/%s", folder, to);
 	if (to ? rename(old, new) : unlink(old)) {
@@ -48,6 +53,7 @@ static void move(const char *folder, const char *from, const char *to) {
 int main(int argc, char **argv) {
 	void (*gone)(void), (*replaced)(void);
 	const char *folder = argv[1];
+	leave_alone = argc > 2;
 
 	// B comes to where A was.
 	uses(folder, "plugin_a.so", 3);
