@@ -27,6 +27,7 @@
 #define KEEP() __asm__ volatile("" ::: "memory")
 
 static char *image;
+static volatile int started;
 
 FUNCTION static void works(int times) {
 	while (times-- > 0)
@@ -112,13 +113,18 @@ FUNCTION static void clones(void) {
 	KEEP();
 }
 
+// What pthread_create does behind its clone3 must not depend on when the new thread ends it.
 static void *ends_process(void *unused) {
+	while (!started)
+		__builtin_ia32_pause();
 	getgid();
 	_exit(0);
 }
 
 static void *execs(void *unused) {
 	char *argv[] = {image, NULL};
+	while (!started)
+		__builtin_ia32_pause();
 	execve(image, argv, environ);
 	_exit(7);
 }
@@ -129,6 +135,7 @@ FUNCTION static void leaves_by_thread(void *(*leave)(void *)) {
 	if (child == 0) {
 		pthread_t t;
 		pthread_create(&t, NULL, leave, NULL);
+		started = 1;
 		for (;;)
 			__builtin_ia32_pause();
 	}
