@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 port=${PORT:-16390}
 
 ./bulkhead trace --out demo.json -o json -- \
-	redis-server --port "$port" --bind 127.0.0.1 --save "" --loglevel warning &
+	redis-server --port "$port" --bind 127.0.0.1 --save "" --loglevel warning >/dev/null &
 tracer=$!
 trap 'kill "$tracer" 2>/dev/null || true' EXIT
 tries=0
@@ -15,7 +15,7 @@ until redis-cli -p "$port" ping >/dev/null 2>&1; do
 	sleep 0.1
 done
 echo "redis-benchmark: 200,000 requests"
-redis-benchmark -p "$port" -n 100000 -c 20 -t set,get -q
+redis-benchmark -p "$port" -n 100000 -c 20 -t set,get -q | tr '\r' '\n' | grep 'requests per second'
 redis-cli -p "$port" shutdown nosave >/dev/null 2>&1 || true
 wait "$tracer"
 trap - EXIT

@@ -85,19 +85,24 @@ func (w *writer) calls(key bpf.CountKey, calls uint64) {
 	if key.Origin.Object != uint32(bpf.ObjectUnknown) {
 		o.Origin = p.CompartmentOf(w.site(p, key.Origin).Object)
 		if key.Via.Object != uint32(bpf.ObjectUnknown) {
-			o.Via = w.via(p, key.Via)
+			o.Via = w.via(p, key)
 		}
 	}
 	p.Add(o)
 }
 
-// via names the conduit's function; without a symbol by its place in the file.
-func (w *writer) via(p *program, f bpf.Frame) string {
-	site := w.site(p, f)
+// via names the conduit function that the origin called: by the origin's call, when the conduit has such a function (the
+// origin may call one of its own that jumps there), else by the frame that was called, else by its place in the file.
+func (w *writer) via(p *program, key bpf.CountKey) string {
+	origin, conduit := w.object(bpf.ObjectID(key.Origin.Object)), w.object(bpf.ObjectID(key.Via.Object))
+	if name := origin.callee(uint64(key.Origin.Offset) + 1); name != "" && conduit.exports()[name] {
+		return name
+	}
+	site := w.site(p, key.Via)
 	if site.Function != "" {
 		return site.Function
 	}
-	return attribution.ObjectName(w.object(bpf.ObjectID(f.Object)).path) + "+" + hex(site.Offset)
+	return attribution.ObjectName(conduit.path) + "+" + hex(site.Offset)
 }
 
 func (w *writer) chain(key chainKey, frames []bpf.Frame) {

@@ -27,6 +27,8 @@ type object struct {
 	fileRows // valid once loaded is closed
 
 	symbols func() *objfile.Symbolizer
+	imports func() imports
+	exports func() map[string]bool
 }
 
 // objects knows the files by the kernel's number and by what perf records call them. Safe for concurrent use.
@@ -108,6 +110,13 @@ func (o *objects) add(id bpf.ObjectID, path string) *object {
 			return nil
 		}
 		return symbols
+	})
+	obj.imports = sync.OnceValue(func() imports { return readImports(obj.elf) })
+	obj.exports = sync.OnceValue(func() map[string]bool {
+		if obj.elf == nil {
+			return nil
+		}
+		return readExports(obj.elf)
 	})
 	o.mu.Lock()
 	defer o.mu.Unlock()
