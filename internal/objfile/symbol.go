@@ -63,7 +63,11 @@ func (f *File) readSymbols() ([]Symbol, error) {
 	symtab, symErr := f.readSymtab(SourceSymtab)
 	dynsym, dynErr := f.DynamicSymbols()
 	debug, debugErr := f.readDebugdata()
-	all := slices.Concat(skipFirst(symtab), skipFirst(dynsym), skipFirst(debug))
+	symtab, dynsym, debug = skipFirst(symtab), skipFirst(dynsym), skipFirst(debug)
+	all := dynsym
+	if len(symtab)+len(debug) > 0 {
+		all = slices.Concat(symtab, dynsym, debug)
+	}
 	return all, errors.Join(symErr, dynErr, debugErr)
 }
 

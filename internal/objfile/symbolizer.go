@@ -66,9 +66,8 @@ func (f *File) newSymbolizer() (*Symbolizer, error) {
 			})
 		}
 	}
-	slices.SortFunc(candidates, compareCandidates)
 	s := new(Symbolizer)
-	s.build(slices.CompactFunc(candidates, func(a, b candidate) bool { return a.start == b.start }))
+	s.build(bestAliases(candidates))
 	return s, errors.Join(symErr, goErr)
 }
 
@@ -172,13 +171,34 @@ type candidate struct {
 	rank        uint8 // of aliases the lowest is taken
 }
 
-// compareCandidates puts the best alias of an address first. Sized, typed, exported
+// bestAliases returns one candidate for each start, in rising order.
+func bestAliases(candidates []candidate) []candidate {
+	// Tables come sorted by a hash: move small keys, and each candidate once.
+	type key struct {
+		start uint64
+		i     int
+	}
+	keys := make([]key, len(candidates))
+	for i := range candidates {
+		keys[i] = key{candidates[i].start, i}
+	}
+	slices.SortFunc(keys, func(a, b key) int { return cmp.Compare(a.start, b.start) })
+	best := make([]candidate, 0, len(keys))
+	for _, k := range keys {
+		c := &candidates[k.i]
+		if n := len(best); n == 0 || best[n-1].start != c.start {
+			best = append(best, *c)
+		} else if compareAliases(c, &best[n-1]) < 0 {
+			best[n-1] = *c
+		}
+	}
+	return best
+}
+
+// compareAliases puts the better name of an address first. Sized, typed, exported
 // and unadorned names come first, so that libc's wrapper is "write" and neither
 // "__write" nor "__libc_write"; of "open" and "open64" the shorter one.
-func compareCandidates(a, b candidate) int {
-	if c := cmp.Compare(a.start, b.start); c != 0 {
-		return c
-	}
+func compareAliases(a, b *candidate) int {
 	if az, bz := a.size == 0, b.size == 0; az != bz {
 		if bz {
 			return -1
