@@ -52,10 +52,12 @@ enum tally {
 volatile const bool follow = true;      /* children of the first processes too */
 volatile const bool every_chain = false; /* walk every stack to its end */
 volatile const bool stream = false;     /* send every call */
-volatile const u32 pid_level = 0;       /* depth of the tracer's PID namespace */
 
 /* The process to mark, in the tracer's PID namespace: see mark. */
 u32 mark_pid = 0;
+/* That namespace and its depth: noted by mark, which the tracer runs. */
+u64 pid_space = 0;
+u32 pid_level = 0;
 /* Traced threads alive. */
 u64 live = 0;
 u32 next_space = 1;
@@ -314,18 +316,34 @@ static __always_inline void renew_space(struct mm_struct *mm)
 	__sync_fetch_and_add(&space_changes, 1);
 }
 
-/* The number of a task in the tracer's PID namespace. */
+static __always_inline void read_upid(struct pid *pid, u32 level, struct upid *upid)
+{
+	bpf_probe_read_kernel(upid, sizeof(*upid),
+			      (void *)pid + bpf_core_field_offset(struct pid, numbers) +
+				      level * sizeof(*upid));
+}
+
+/* The number of a task in the tracer's PID namespace; 0: it has none there. */
 static __always_inline u32 pid_in_namespace(struct task_struct *task)
 {
 	struct pid *pid = BPF_CORE_READ(task, thread_pid);
-	u32 level = pid_level, nr = 0;
+	struct upid upid = {};
 
-	if (!pid || BPF_CORE_READ(pid, level) < level)
+	if (!pid || BPF_CORE_READ(pid, level) < pid_level)
 		return 0;
-	bpf_probe_read_kernel(&nr, sizeof(nr),
-			      (void *)pid + bpf_core_field_offset(struct pid, numbers) +
-				      level * bpf_core_type_size(struct upid));
-	return nr;
+	read_upid(pid, pid_level, &upid);
+	return (u64)upid.ns == pid_space ? upid.nr : 0;
+}
+
+/* To be run by the tracer. */
+static __always_inline void note_namespace(void)
+{
+	struct pid *pid = BPF_CORE_READ(bpf_get_current_task_btf(), thread_pid);
+	struct upid upid = {};
+
+	pid_level = BPF_CORE_READ(pid, level);
+	read_upid(pid, pid_level, &upid);
+	pid_space = (u64)upid.ns;
 }
 
 static __always_inline void fill_event(struct event *e, u32 kind, struct task_struct *task,
@@ -667,6 +685,7 @@ int mark(struct bpf_iter__task *ctx)
 
 	if (!task || !mark_pid)
 		return 0;
+	note_namespace();
 	if (pid_in_namespace(BPF_CORE_READ(task, group_leader)) != mark_pid)
 		return 0;
 	traced = bpf_task_storage_get(&tasks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);

@@ -338,6 +338,7 @@ const (
 	traceVarNextObject         = "next_object"
 	traceVarNextSpace          = "next_space"
 	traceVarPidLevel           = "pid_level"
+	traceVarPidSpace           = "pid_space"
 	traceVarSpaceChanges       = "space_changes"
 	traceVarStream             = "stream"
 	traceVarUnusedAbi          = "unused_abi"
@@ -437,6 +438,7 @@ type traceVariableSpecs struct {
 	NextObject         *ebpf.VariableSpec `ebpf:"next_object"`
 	NextSpace          *ebpf.VariableSpec `ebpf:"next_space"`
 	PidLevel           *ebpf.VariableSpec `ebpf:"pid_level"`
+	PidSpace           *ebpf.VariableSpec `ebpf:"pid_space"`
 	SpaceChanges       *ebpf.VariableSpec `ebpf:"space_changes"`
 	Stream             *ebpf.VariableSpec `ebpf:"stream"`
 	UnusedAbi          *ebpf.VariableSpec `ebpf:"unused_abi"`
@@ -521,6 +523,7 @@ type traceVariables struct {
 	NextObject         *ebpf.Variable `ebpf:"next_object"`
 	NextSpace          *ebpf.Variable `ebpf:"next_space"`
 	PidLevel           *ebpf.Variable `ebpf:"pid_level"`
+	PidSpace           *ebpf.Variable `ebpf:"pid_space"`
 	SpaceChanges       *ebpf.Variable `ebpf:"space_changes"`
 	Stream             *ebpf.Variable `ebpf:"stream"`
 	UnusedAbi          *ebpf.Variable `ebpf:"unused_abi"`

@@ -17,7 +17,6 @@ type Options struct {
 	Follow     bool // trace the children of the marked processes too
 	EveryChain bool // walk every stack to its end, not a sample
 	Stream     bool // send an event for every call
-	PIDLevel   uint32
 }
 
 // Tracer is the loaded and attached trace program.
@@ -60,7 +59,6 @@ func configure(spec *ebpf.CollectionSpec, opts Options) error {
 		"follow":      opts.Follow,
 		"every_chain": opts.EveryChain,
 		"stream":      opts.Stream,
-		"pid_level":   opts.PIDLevel,
 	}
 	for name, value := range settings {
 		if err := spec.Variables[name].Set(value); err != nil {
