@@ -25,6 +25,9 @@ func TestTiny(t *testing.T) {
 		f.Machine != elf.EM_X86_64 || f.Type != elf.ET_DYN || f.Entry != m.text {
 		t.Errorf("header: %+v", f)
 	}
+	if errs := exercise(f); errs != nil {
+		t.Error(errs)
+	}
 	d, err := f.Dynamic()
 	if err != nil {
 		t.Fatal(err)
@@ -82,6 +85,54 @@ func TestTinyRelocations(t *testing.T) {
 	wantWords := []uint64{text + 0x44, text + 0x10, 0, text + 0x60, text + 4, text + 5, text + 6, text + 7, text + 8, text + 9}
 	if diff := cmp.Diff(wantWords, words); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestREL reads relocations without addends, which are at their places.
+func TestREL(t *testing.T) {
+	m := tiny()
+	at := m.value(elf.DT_INIT_ARRAY)
+	table := words(at+64, uint32(elf.R_X86_64_RELATIVE), uint32(0))
+	m.tag(elf.DT_REL, m.add(table))
+	m.tag(elf.DT_RELSZ, uint64(len(table)))
+	f := open(t, m.bytes())
+	relocs, err := f.Relocations()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Reloc{at + 64, uint32(elf.R_X86_64_RELATIVE), 0, int64(m.text + 8)}
+	if got := relocs[len(relocs)-1]; got != want || len(relocs) != 8 {
+		t.Errorf("%d relocations, the last %+v, want %+v", len(relocs), got, want)
+	}
+}
+
+// TestPLTInRELA: some linkers make DT_JMPREL the end of DT_RELA. Nothing is counted twice.
+func TestPLTInRELA(t *testing.T) {
+	m := tiny()
+	b := m.bytes()
+	m.patch(t, elf.DT_JMPREL, m.value(elf.DT_RELA)+48)
+	relocs, err := open(t, b).Relocations()
+	if err != nil || len(relocs) != 6 {
+		t.Errorf("%d relocations, %v", len(relocs), err)
+	}
+}
+
+// TestUnhashedSymbols: a GNU hash table that holds no symbol does not tell how many
+// there are: the section header does, and else the relocations.
+func TestUnhashedSymbols(t *testing.T) {
+	for _, named := range []bool{true, false} {
+		m := tiny()
+		at := m.value(elf.DT_SYMTAB)
+		m.sections = nil
+		if named {
+			m.section(Section{Name: ".dynsym", Type: elf.SHT_DYNSYM, Addr: at, Offset: at - base, Size: 4 * symSize})
+		}
+		m.tag(elf.DT_GNU_HASH, m.add(words(uint32(1), uint32(1), uint32(0), uint32(0), uint32(0))))
+		b := m.bytes()
+		m.patch(t, elf.DT_HASH, 0)
+		if syms, err := open(t, b).DynamicSymbols(); err != nil || len(syms) != 4 {
+			t.Errorf("named %v: %d symbols, %v", named, len(syms), err)
+		}
 	}
 }
 

@@ -104,6 +104,9 @@ func TestGoLayouts(t *testing.T) {
 					t.Errorf("%v, named %v, text in header %v: %v", layout, named, inHeader, err)
 					continue
 				}
+				if names := map[GoLayout]string{Go12: "go1.2", Go116: "go1.16", Go118: "go1.18", Go120: "go1.20"}; table.Layout.String() != names[layout] {
+					t.Errorf("%v: layout %v", layout, table.Layout)
+				}
 				want := []GoFunc{
 					{Entry: m.text, End: m.text + 0x20, Name: "main.a"},
 					{Entry: m.text + 0x20, End: m.text + 0x30, Name: "main.b", Flags: GoTopFrame | GoAsm},
@@ -139,6 +142,30 @@ func TestGoLayouts(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestGoTableRelocated: up to Go 1.25 the linker leaves the address of the text in a
+// position-independent program, and before 1.18 all entries, to the dynamic loader.
+func TestGoTableRelocated(t *testing.T) {
+	m := newImage()
+	m.text = m.add(make([]byte, textSize))
+	b := goTableBytes(Go118, m.text, 0)
+	at := m.add(b)
+	m.section(Section{Name: ".data.rel.ro.gopclntab", Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC, Addr: at, Offset: at - base, Size: uint64(len(b))})
+	m.dynstr()
+	rela := words(
+		at-8, uint32(elf.R_X86_64_RELATIVE), uint32(0), m.text+1, // before the table
+		at+24, uint32(elf.R_X86_64_RELATIVE), uint32(0), m.text,
+		at+24, uint32(elf.R_X86_64_64), uint32(0), uint64(7))
+	m.tag(elf.DT_RELA, m.add(rela))
+	m.tag(elf.DT_RELASZ, uint64(len(rela)))
+	table, err := open(t, m.bytes()).GoTable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if table.Text != m.text || len(table.Funcs) != 2 || table.Funcs[1].Entry != m.text+0x20 {
+		t.Errorf("text %#x: %+v", table.Text, table)
 	}
 }
 

@@ -2,6 +2,7 @@ package objfile
 
 import (
 	"bytes"
+	"compress/zlib"
 	"debug/elf"
 	"errors"
 	"io"
@@ -274,6 +275,26 @@ func TestHostile(t *testing.T) {
 			m.section(Section{Name: ".debug_x", Type: elf.SHT_PROGBITS, Flags: elf.SHF_COMPRESSED, Offset: m.add(b) - base, Size: uint64(len(b))})
 			return m.bytes()
 		}, "more than the limit"},
+		{"compressed section that is too long", func(t *testing.T, m *image) []byte {
+			return deflated(m, 1<<20, 1000)
+		}, "inflates to more than allowed"},
+		{"compressed section that is too short", func(t *testing.T, m *image) []byte {
+			return deflated(m, 10, 1000)
+		}, "10 bytes when inflated, its header says 1000"},
+		{"compressed section that is damaged", func(t *testing.T, m *image) []byte {
+			b := deflated(m, 1000, 1000)
+			clear(b[m.sections[4].Offset+30:][:4])
+			return b
+		}, "section .debug_x: flate"},
+		{"zstd", func(t *testing.T, m *image) []byte {
+			b := words(uint32(elf.COMPRESS_ZSTD), uint32(0), uint64(8), uint64(1))
+			m.section(Section{Name: ".debug_x", Type: elf.SHT_PROGBITS, Flags: elf.SHF_COMPRESSED, Offset: m.add(b) - base, Size: uint64(len(b))})
+			return m.bytes()
+		}, "COMPRESS_ZSTD not supported"},
+		{"GNU hash table nowhere", gnuHash(1<<40, nil), "GNU hash table"},
+		{"2^32 GNU hash buckets", gnuHash(0, words(uint32(1<<32-1), uint32(1), uint32(0), uint32(0))), "GNU hash buckets"},
+		{"GNU hash bucket below the first", gnuHash(0, words(uint32(1), uint32(3), uint32(0), uint32(0), uint32(1))), "below the first"},
+		{"GNU hash chain without an end", gnuHash(0, append(words(uint32(1), uint32(1), uint32(0), uint32(0), uint32(1)), make([]byte, 1<<16)...)), "has no end"},
 		{".gnu_debugdata that is no xz", func(t *testing.T, m *image) []byte {
 			m.section(Section{Name: ".gnu_debugdata", Type: elf.SHT_PROGBITS, Offset: 64, Size: 64})
 			return m.bytes()
@@ -297,6 +318,30 @@ func TestHostile(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// deflated adds a compressed section of n bytes whose header says size.
+func deflated(m *image, n int, size uint64) []byte {
+	var z bytes.Buffer
+	z.Write(words(uint32(elf.COMPRESS_ZLIB), uint32(0), size, uint64(1)))
+	w := zlib.NewWriter(&z)
+	w.Write(make([]byte, n))
+	w.Close()
+	m.section(Section{Name: ".debug_x", Type: elf.SHT_PROGBITS, Flags: elf.SHF_COMPRESSED, Offset: m.add(z.Bytes()) - base, Size: uint64(z.Len())})
+	return m.bytes()
+}
+
+// gnuHash replaces the hash table by a GNU hash table, at a vaddr or with contents.
+func gnuHash(at uint64, table []byte) func(*testing.T, *image) []byte {
+	return func(t *testing.T, m *image) []byte {
+		if table != nil {
+			at = m.add(table)
+		}
+		m.tag(elf.DT_GNU_HASH, at)
+		b := m.bytes()
+		m.patch(t, elf.DT_HASH, 0)
+		return b
 	}
 }
 

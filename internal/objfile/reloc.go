@@ -215,6 +215,9 @@ func (f *File) isSymbolic(typ uint32) bool {
 // a load bias of zero: vaddrs of this file. A word that the loader takes from
 // another file, or from a resolver function, is 0.
 func (f *File) Pointers(s Span) ([]uint64, error) {
+	if s.Size < 8 {
+		return nil, nil
+	}
 	b, err := f.ReadVaddr(s.Addr, s.Size&^7)
 	if err != nil {
 		return nil, err
