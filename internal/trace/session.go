@@ -119,6 +119,7 @@ func (s *session) start(pid int) error {
 	for _, m := range mapped {
 		s.prepare(m)
 	}
+	s.objects.wait() // or every call of a running process would be captured
 	threads, err := s.tracer.Mark(pid)
 	if err != nil {
 		return err
