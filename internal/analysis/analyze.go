@@ -2,6 +2,9 @@ package analysis
 
 import (
 	"fmt"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
 
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/dso"
@@ -17,6 +20,9 @@ type Options struct {
 	Conduits attribution.Conduits
 	// Summaries keeps summaries between runs; nil does without.
 	Summaries *Cache
+	// Plugins are the libraries that others open by names that are not in their
+	// code; nil means LoadPlugins("").
+	Plugins Plugins
 	// Progress, if set, is called with each object before it is summarised.
 	Progress func(path string)
 }
@@ -32,45 +38,121 @@ type Result struct {
 
 // Analyze computes what the program at path can do.
 func Analyze(path string, opts Options) (*Result, error) {
-	objects, missing, err := dso.Closure(path, opts.Loading)
+	if opts.Plugins == nil {
+		plugins, err := LoadPlugins("")
+		if err != nil {
+			return nil, err
+		}
+		opts.Plugins = plugins
+	}
+	set, err := dso.Load(path, opts.Loading)
 	if err != nil {
 		return nil, err
 	}
+	p := &program{defs: map[string][]binding{}}
+	if _, err := extend(p, set, &opts); err != nil {
+		return nil, err
+	}
+	r := newReach(p)
+	r.set, r.plugins, r.closed = set, opts.Plugins, len(opts.Loading.With) > 0
+	r.run()
+	if err := r.openAll(&opts); err != nil {
+		return nil, err
+	}
+	r.resolveBroadcasts()
+	c := newCharge(r)
+	origins := c.origins()
+	c.chargeRest(origins)
+	return &Result{charge: c, origins: origins, missing: set.Missing(), path: p.objects[0].object.Path, names: newNamer(p)}, nil
+}
+
+// extend adds the objects of the set that the program does not have yet.
+func extend(p *program, set *dso.Set, opts *Options) ([]*linked, error) {
+	objects := set.Objects()[len(p.objects):]
 	summaries, err := summarizeAll(objects, opts)
 	if err != nil {
 		return nil, err
 	}
-	p := newProgram(objects, summaries, opts.Conduits)
-	r := newReach(p)
-	r.run()
-	c := newCharge(r)
-	origins := c.origins()
-	c.chargeRest(origins)
-	return &Result{charge: c, origins: origins, missing: missing, path: objects[0].Path, names: newNamer(p)}, nil
+	var added []*linked
+	for i, o := range objects {
+		added = append(added, p.add(o, summaries[i], opts.Conduits))
+	}
+	return added, nil
 }
 
-func summarizeAll(objects []*dso.Object, opts Options) ([]*Summary, error) {
+// openAll links the libraries that reached code opens, and those that these
+// open, until there are no more.
+func (r *reach) openAll(opts *Options) error {
+	for _, l := range r.objects {
+		if l.object.Opened {
+			r.lookUpAll(l, place{fn: noFunc}, nil) // the user says so
+		}
+	}
+	r.drain()
+	for len(r.opening) > 0 {
+		todo := r.opening
+		r.opening = nil
+		for _, o := range todo {
+			// A library that is not installed cannot be opened.
+			opened, err := r.set.Open(o.load.name, o.by.object)
+			if err != nil {
+				return err
+			}
+			added, err := extend(r.program, r.set, opts)
+			if err != nil {
+				return err
+			}
+			r.grow()
+			for _, l := range added {
+				r.roots(l)
+			}
+			// Of the C library only what others import or look up by name is used.
+			if l := r.linkedOf(opened); l != nil && opened.Opened && !l.conduit {
+				r.lookUpAll(l, o.at, o.load.symbols)
+			}
+		}
+		for name, at := range r.symbols {
+			r.lookUp(name, at[0])
+		}
+		r.drain()
+	}
+	return nil
+}
+
+func (r *reach) linkedOf(o *dso.Object) *linked {
+	for _, l := range r.objects {
+		if l.object == o {
+			return l
+		}
+	}
+	return nil
+}
+
+// summarizeAll summarises objects side by side.
+func summarizeAll(objects []*dso.Object, opts *Options) ([]*Summary, error) {
 	out := make([]*Summary, len(objects))
+	triggers := opts.Plugins.triggers()
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i, o := range objects {
 		if opts.Progress != nil {
 			opts.Progress(o.Path)
 		}
-		s, err := summarizeFile(o.Path)
-		if err != nil {
-			return nil, err
-		}
-		out[i] = s
+		g.Go(func() (err error) {
+			out[i], err = summarizeFile(o.Path, triggers)
+			return err
+		})
 	}
-	return out, nil
+	return out, g.Wait()
 }
 
-func summarizeFile(path string) (*Summary, error) {
+func summarizeFile(path string, triggers []string) (*Summary, error) {
 	f, err := objfile.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	s, err := Summarize(f)
+	s, err := Summarize(f, triggers)
 	if err != nil {
 		return nil, fmt.Errorf("%w", err)
 	}

@@ -33,11 +33,13 @@ func (s *scanner) assemble() {
 		sum.Sites = append(sum.Sites, s.sites[f.sites[0]:f.sites[1]]...)
 		sum.Returns = append(sum.Returns, s.rets[f.rets[0]:f.rets[1]]...)
 		sum.Gaps = append(sum.Gaps, s.gaps[f.gaps[0]:f.gaps[1]]...)
+		sum.Names = append(sum.Names, s.names[f.names[0]:f.names[1]]...)
 		r := s.ranges[fn]
 		sum.Funcs[fn] = Func{
 			Start: r.start, Size: uint32(r.end - r.start),
 			Calls: uint32(len(sum.Calls)), Refs: uint32(len(sum.Refs)),
 			Sites: uint32(len(sum.Sites)), Returns: uint32(len(sum.Returns)),
+			Names:   uint32(len(sum.Names)),
 			Escapes: f.escapes, Uses: f.uses, Streams: f.streams,
 		}
 	}

@@ -131,6 +131,9 @@ func (w *writer) losses() {
 		w.p.AddUnresolved(w.site(at.fn, at.off))
 	}
 	for at, reason := range w.charge.openEnds {
+		if w.charge.closed {
+			break
+		}
 		w.p.AddOpenEnd(w.site(at.fn, at.off), reason)
 	}
 	for _, l := range w.charge.objects {

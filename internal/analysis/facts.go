@@ -1,6 +1,10 @@
 package analysis
 
-import "bulkhead/internal/disasm"
+import (
+	"slices"
+
+	"bulkhead/internal/disasm"
+)
 
 // expr turns a value into an expression of the summary.
 func (w *walker) expr(v value) uint32 {
@@ -63,21 +67,51 @@ func (w *walker) codeTarget(addr uint64) (uint32, bool) {
 	return fn, ok
 }
 
-// plausible reports whether straight-line code from addr decodes up to the first
-// jump, return or call: otherwise running it would fault, and it is data among
-// the code.
+// maxPlausible bounds the instructions that plausible looks at.
+const maxPlausible = 4096
+
+// plausible reports whether all that code entered at addr leads to by its own
+// jumps and calls decodes. Code that nothing describes is told from data among
+// it so: what is reached and does not decode would fault.
 func (w *walker) plausible(addr uint64) bool {
-	for range 256 {
-		sh, err := disasm.Scan(w.img.bytes(addr))
-		if err != nil || sh.IsTrap() {
-			return false
-		}
-		if sh.Flow() != disasm.Next {
-			return sh.IsRet() || sh.IsJump() || sh.IsCall() || sh.IsSyscall() || sh.IsCondJump()
-		}
-		addr += uint64(sh.Size())
+	if known, ok := w.judged[addr]; ok {
+		return known
 	}
-	return false
+	seen := map[uint64]bool{}
+	todo := []uint64{addr}
+	ok := true
+	for len(todo) > 0 && ok && len(seen) < maxPlausible {
+		at := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		for ok && !seen[at] && len(seen) < maxPlausible {
+			seen[at] = true
+			sh, err := disasm.Scan(w.img.bytes(at))
+			if err != nil || !w.isCode(at) {
+				ok = false
+				break
+			}
+			if t, direct := sh.Target(at); direct {
+				if f, known := w.funcAt(t); !w.isCode(t) {
+					ok = false
+				} else if known && w.ranges[f].gap {
+					todo = append(todo, t)
+				}
+			}
+			if !sh.FallsThrough() || sh.IsCall() && w.endOfRange(at+uint64(sh.Size())) {
+				break
+			}
+			at += uint64(sh.Size())
+		}
+	}
+	w.judged[addr] = ok
+	return ok
+}
+
+// endOfRange reports whether no function holds addr: a call before it does not
+// return.
+func (w *walker) endOfRange(addr uint64) bool {
+	_, ok := w.funcAt(addr)
+	return !ok
 }
 
 // stubImport reports whether code at addr is a linkage table stub, which jumps
@@ -139,11 +173,26 @@ func (w *walker) dataRef(addr uint64, off uint32) {
 	if w.img.at(addr) == nil || w.tls[addr] {
 		return
 	}
+	w.name(addr, off)
 	w.starts[addr] = true
 	if t := w.sum.Streams; w.emit && addr >= t[0] && addr <= t[1] && t[1] > 0 {
 		w.facts[w.fn].streams = true
 	}
 	w.ref(Ref{Off: off, Kind: RefSpan, Addend: int64(addr)})
+}
+
+// name notes a constant that may lead to another library.
+func (w *walker) name(addr uint64, off uint32) {
+	if !w.emit {
+		return
+	}
+	text, ok := w.text(addr)
+	if !ok {
+		return
+	}
+	if _, trigger := slices.BinarySearch(w.triggers, text); trigger || isLibraryName(text) {
+		w.names = append(w.names, Name{w.fn, off, text})
+	}
 }
 
 // slotRef notes that the word at a fixed address is read.

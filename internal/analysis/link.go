@@ -36,24 +36,22 @@ type program struct {
 	defs    map[string][]binding
 }
 
-func newProgram(objects []*dso.Object, summaries []*Summary, conduits attribution.Conduits) *program {
-	p := &program{defs: map[string][]binding{}}
-	for i, o := range objects {
-		s := summaries[i]
-		l := &linked{
-			Summary: s, object: o, first: fid(len(p.owner)), index: i, conduit: conduits.Match(o.Path) || isNamed(o, conduits),
-			bound: make([]binding, len(s.Imports)), asked: make([]bool, len(s.Imports)),
-		}
-		p.objects = append(p.objects, l)
-		for range s.Funcs {
-			p.owner = append(p.owner, l)
-		}
-		for j := range s.Exports {
-			e := &s.Exports[j]
-			p.defs[e.Name] = append(p.defs[e.Name], binding{l, e})
-		}
+// add appends an object to the program.
+func (p *program) add(o *dso.Object, s *Summary, conduits attribution.Conduits) *linked {
+	l := &linked{
+		Summary: s, object: o, first: fid(len(p.owner)), index: len(p.objects),
+		conduit: conduits.Match(o.Path) || isNamed(o, conduits),
+		bound:   make([]binding, len(s.Imports)), asked: make([]bool, len(s.Imports)),
 	}
-	return p
+	p.objects = append(p.objects, l)
+	for range s.Funcs {
+		p.owner = append(p.owner, l)
+	}
+	for j := range s.Exports {
+		e := &s.Exports[j]
+		p.defs[e.Name] = append(p.defs[e.Name], binding{l, e})
+	}
+	return l
 }
 
 // isNamed reports whether an object is a conduit by a name that it was asked for
@@ -69,7 +67,7 @@ func isNamed(o *dso.Object, conduits attribution.Conduits) bool {
 
 // resolve returns the definition that import i of object l binds to.
 func (p *program) resolve(l *linked, i uint32) binding {
-	if !l.asked[i] {
+	if !l.asked[i] || l.bound[i].object == nil {
 		l.asked[i] = true
 		im := &l.Imports[i]
 		l.bound[i] = p.lookup(im.Name, im.Version)

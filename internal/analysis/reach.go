@@ -3,6 +3,8 @@ package analysis
 import (
 	"slices"
 	"sort"
+
+	"bulkhead/internal/dso"
 )
 
 // why says how a function was first reached.
@@ -55,10 +57,17 @@ type reach struct {
 	slots      [][]bool
 	nodes      map[nodeKey]*node
 	work       []fid
-	dlopens    map[string][]place // library names opened, and where
 	openEnds   map[place]string
+	plugins    Plugins
+	set        *dso.Set
+	closed     bool            // the user has said what else is opened
+	wanted     map[string]bool // libraries that may be opened
+	opening    []opening       // those that are not linked yet
+	symbols    map[string][]place
 	streams    map[uint64]*stream // by offset in a table
-	cause      why                // of what is escaping now
+	waits      map[fid][]string   // guarded functions, and what they wait for
+	held       []held
+	cause      why // of what is escaping now
 }
 
 // A stream is an entry of glibc's tables of stream functions: who calls it, and
@@ -113,19 +122,30 @@ const (
 )
 
 func newReach(p *program) *reach {
-	n := len(p.owner)
 	r := &reach{
-		program: p, reached: make([]bool, n), escaped: make([]bool, n), why: make([]why, n),
-		public: make([]bool, n), streams: map[uint64]*stream{},
-		edges: make([][]edge, n), open: make([]bool, n), numbers: make([][]numbered, n),
+		program: p, streams: map[uint64]*stream{}, waits: map[fid][]string{},
 		unresolved: map[place]bool{}, nodes: map[nodeKey]*node{},
-		dlopens: map[string][]place{}, openEnds: map[place]string{},
+		openEnds: map[place]string{}, wanted: map[string]bool{}, symbols: map[string][]place{},
 	}
-	for _, l := range p.objects {
+	r.grow()
+	return r
+}
+
+// grow makes room for the objects that the program has now.
+func (r *reach) grow() {
+	n := len(r.owner) - len(r.reached)
+	r.reached = append(r.reached, make([]bool, n)...)
+	r.escaped = append(r.escaped, make([]bool, n)...)
+	r.public = append(r.public, make([]bool, n)...)
+	r.open = append(r.open, make([]bool, n)...)
+	r.why = append(r.why, make([]why, n)...)
+	r.edges = append(r.edges, make([][]edge, n)...)
+	r.numbers = append(r.numbers, make([][]numbered, n)...)
+	for _, l := range r.objects[len(r.spans):] {
 		r.spans = append(r.spans, make([]bool, len(l.Spans)))
 		r.slots = append(r.slots, make([]bool, len(l.Slots)))
+		r.guard(l)
 	}
-	return r
 }
 
 // run starts at the roots and works until nothing new is reached.
@@ -135,11 +155,10 @@ func (r *reach) run() {
 		r.roots(l)
 	}
 	r.drain()
-	r.resolveBroadcasts()
 }
 
 func (r *reach) drain() {
-	for len(r.work) > 0 {
+	for len(r.work) > 0 || r.release() {
 		f := r.work[len(r.work)-1]
 		r.work = r.work[:len(r.work)-1]
 		r.function(f)
@@ -205,6 +224,9 @@ var loaderCalls = []string{
 // reach marks a function as reachable.
 func (r *reach) reach(f fid, because why) {
 	if !r.reached[f] {
+		if r.waiting(f, because) {
+			return
+		}
 		r.reached[f] = true
 		r.why[f] = because
 		r.work = append(r.work, f)
@@ -411,6 +433,9 @@ func (r *reach) function(f fid) {
 			}
 		}
 	}
+	for _, n := range l.names(i) {
+		r.named(l, place{f, n.Off}, n.Text)
+	}
 	first := l.firstCall(i)
 	for j := range l.calls(i) {
 		r.call(l, f, first+uint32(j))
@@ -472,7 +497,14 @@ func (r *reach) makes(l *linked, nr int64) bool {
 	return false
 }
 
+// sysExecve is made by glibc's loader only when it is run as a program itself
+// (rtld_chain_load in elf/rtld.c).
+const sysExecve = 59
+
 func (r *reach) number(f fid, s Site, n int64) {
+	if l := r.owner[f]; n == sysExecve && s.ABI == SiteAMD64 && l.object.Interp && l.index != 0 && len(l.Lazy) > 0 {
+		return
+	}
 	x := numbered{s.Off, s.ABI, int(uint32(n))}
 	for _, have := range r.numbers[f] {
 		if have == x {
@@ -513,6 +545,7 @@ func (r *reach) call(l *linked, f fid, c uint32) {
 }
 
 func (r *reach) callImport(l *linked, f fid, c, imp uint32) {
+	r.dynamic(l, f, c, l.Imports[imp].Name)
 	b := r.resolve(l, imp)
 	if b.object == nil {
 		r.callUnknown(l, f, c, false)

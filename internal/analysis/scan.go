@@ -50,29 +50,32 @@ type scanner struct {
 	entries map[uint32][]uint64
 	late    map[uint32]bool // functions that got an entry after their walk
 
+	judged    map[uint64]bool // entries of code that nothing describes: is it code
 	noReturn  []bool          // functions that do not return; nil until all are walked
 	resolvers map[uint32]bool // functions that return an address for a relocation
 	argRegs   disasm.RegSet
 	scratch   disasm.RegSet
 
-	facts  []funcFacts
-	calls  []rawCall
-	args   []Arg
-	refs   []Ref
-	sites  []Site
-	rets   []uint32
-	gaps   []Gap
-	texts  []rawString
-	exprs  map[Expr]uint32
-	starts map[uint64]bool // addresses of data that code or data names
-	tls    map[uint64]bool // linkage table words that describe thread-local variables
+	facts    []funcFacts
+	calls    []rawCall
+	args     []Arg
+	refs     []Ref
+	sites    []Site
+	rets     []uint32
+	gaps     []Gap
+	texts    []rawString
+	names    []Name
+	triggers []string // constants that plug-in loaders name, sorted
+	exprs    map[Expr]uint32
+	starts   map[uint64]bool // addresses of data that code or data names
+	tls      map[uint64]bool // linkage table words that describe thread-local variables
 }
 
 // funcFacts are a function's runs in the scanner's tables.
 type funcFacts struct {
-	calls, refs, sites, rets, gaps [2]int
-	escapes, uses                  uint32
-	returns, streams               bool
+	calls, refs, sites, rets, gaps, names [2]int
+	escapes, uses                         uint32
+	returns, streams                      bool
 }
 
 type rawCall struct {
@@ -86,8 +89,9 @@ type rawString struct {
 	text string
 }
 
-// Summarize reads an object and says what its code and data can do.
-func Summarize(f *objfile.File) (*Summary, error) {
+// Summarize reads an object and says what its code and data can do. Functions
+// that name one of the constants in triggers, which is sorted, are noted.
+func Summarize(f *objfile.File, triggers []string) (*Summary, error) {
 	if f.Class != 64 || f.Machine != elf.EM_X86_64 {
 		return nil, fmt.Errorf("analyse %s: %v code of %d bits is not supported", f.Name, f.Machine, f.Class)
 	}
@@ -97,8 +101,8 @@ func Summarize(f *objfile.File) (*Summary, error) {
 	s := &scanner{
 		f: f, sum: &Summary{BuildID: f.BuildID, Interp: f.Interp}, pie: f.Type == elf.ET_DYN,
 		imports: map[uint32]uint32{}, entries: map[uint32][]uint64{}, late: map[uint32]bool{},
-		resolvers: map[uint32]bool{}, exprs: map[Expr]uint32{}, starts: map[uint64]bool{}, tls: map[uint64]bool{},
-		argRegs: argsC, scratch: scratchC,
+		resolvers: map[uint32]bool{}, exprs: map[Expr]uint32{}, starts: map[uint64]bool{}, tls: map[uint64]bool{}, judged: map[uint64]bool{},
+		argRegs: argsC, scratch: scratchC, triggers: triggers,
 	}
 	for _, step := range []func() error{s.readImage, s.findFunctions, s.readPointers, s.readSymbols, s.readRoots} {
 		if err := step(); err != nil {

@@ -1,5 +1,7 @@
 package analysis
 
+import "slices"
+
 // A Summary is what one object's code and data can do, before it is linked with
 // others: every address is the object's own, every reference to another object
 // is an import. It depends on the content of the file alone.
@@ -32,6 +34,7 @@ type Summary struct {
 	// other table is refused (IO_validate_vtable).
 	Streams [2]uint64
 	Strings []String // constant strings handed to imported functions
+	Names   []Name   // constants that may lead to other libraries
 	Gaps    []Gap    // code that could not be decoded
 }
 
@@ -70,6 +73,7 @@ type Func struct {
 	Start                       uint64
 	Size                        uint32
 	Calls, Refs, Sites, Returns uint32
+	Names                       uint32
 	// Escapes has the registers (bit n: register n) whose value at entry the
 	// function stores or hands on in ways that are not followed. Uses has those
 	// whose value at entry is called, handed on or used as a system call number.
@@ -204,6 +208,14 @@ type String struct {
 	Text string
 }
 
+// A Name is a constant string that a function names: one that looks like a
+// library's, or one that gives a plug-in loader away.
+type Name struct {
+	Func uint32
+	Off  uint32
+	Text string
+}
+
 // A Gap is code that was reached but could not be decoded.
 type Gap struct {
 	Func uint32
@@ -241,6 +253,17 @@ func (s *Summary) sites(i uint32) []Site {
 func (s *Summary) returns(i uint32) []uint32 {
 	from, to := run(s.Funcs, i, func(f *Func) uint32 { return f.Returns })
 	return s.Returns[from:to]
+}
+
+func (s *Summary) names(i uint32) []Name {
+	from, to := run(s.Funcs, i, func(f *Func) uint32 { return f.Names })
+	return s.Names[from:to]
+}
+
+// stringsAt returns the index of the first string of call c.
+func (s *Summary) stringsAt(c uint32) int {
+	i, _ := slices.BinarySearchFunc(s.Strings, c, func(x String, c uint32) int { return int(x.Call) - int(c) })
+	return i
 }
 
 // args returns the arguments of call i of the table Calls.

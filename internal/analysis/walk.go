@@ -108,7 +108,7 @@ func (w *walker) note() {
 	f.returns, f.streams = false, false
 	begin := func(f *funcFacts, i int) {
 		f.calls[i], f.refs[i], f.sites[i] = len(w.calls), len(w.refs), len(w.sites)
-		f.rets[i], f.gaps[i] = len(w.rets), len(w.gaps)
+		f.rets[i], f.gaps[i], f.names[i] = len(w.rets), len(w.gaps), len(w.names)
 	}
 	begin(f, 0)
 	w.emit = true

@@ -71,15 +71,76 @@ type Missing struct {
 // breadth first; the dynamic loader stands where it is first needed, else last.
 // Objects of a static program are the program alone.
 func Closure(path string, opts Options) ([]*Object, []Missing, error) {
-	l := newLoader(opts)
-	if err := l.start(path); err != nil {
+	s, err := Load(path, opts)
+	if err != nil {
 		return nil, nil, err
 	}
-	return l.objects, l.missing, nil
+	return s.objects, s.missing, nil
 }
 
-// A loader is one run of the search.
-type loader struct {
+// Load is Closure for callers that open more objects later.
+func Load(path string, opts Options) (*Set, error) {
+	s := newSet(opts)
+	if err := s.start(path); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Objects returns the objects in symbol search order; objects opened later come
+// at the end.
+func (l *Set) Objects() []*Object { return l.objects }
+
+// Missing returns the DT_NEEDED entries that were not found.
+func (l *Set) Missing() []Missing { return l.missing }
+
+// Open adds what dlopen(3) of a name by the object adds: nothing if it is there
+// already. It returns the object, nil if there is no such library.
+func (l *Set) Open(name string, by *Object) (*Object, error) {
+	missing := len(l.missing)
+	l.opened = true
+	from := len(l.objects)
+	o := l.need(name, by)
+	l.missing = l.missing[:missing]
+	if o == nil {
+		return nil, nil
+	}
+	return o, l.breadthFirst(from)
+}
+
+// Glob returns the paths of files in the default library directories, and the
+// directories themselves, that match a pattern such as "security/*.so".
+func (l *Set) Glob(pattern string) []string {
+	var out []string
+	seen := map[string]bool{}
+	for _, dir := range l.defaultDirs() {
+		if l.musl != nil {
+			break
+		}
+		resolved, err := l.root.resolve(path.Join(dir, path.Dir(pattern)))
+		if err != nil || seen[resolved] {
+			continue
+		}
+		seen[resolved] = true
+		entries, err := os.ReadDir(l.root.host(resolved))
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			if ok, _ := path.Match(path.Base(pattern), e.Name()); ok {
+				out = append(out, path.Join(resolved, e.Name()))
+			}
+		}
+	}
+	return out
+}
+
+// ReadConfig returns the content of a file of the program's file system, at most
+// 1 MiB, or nil.
+func (l *Set) ReadConfig(name string) []byte { return l.root.read(name, 1<<20) }
+
+// A Set is the objects of one program.
+type Set struct {
 	opts    Options
 	root    root
 	class   int
@@ -97,15 +158,15 @@ type loader struct {
 	cacheRead bool
 }
 
-func newLoader(opts Options) *loader {
+func newSet(opts Options) *Set {
 	if opts.Hwcaps == nil {
 		opts.Hwcaps = machineHwcaps()
 	}
 	r := root(strings.TrimSuffix(opts.Sysroot, "/"))
-	return &loader{opts: opts, root: r, byName: map[string]*Object{}, byFile: map[string]*Object{}}
+	return &Set{opts: opts, root: r, byName: map[string]*Object{}, byFile: map[string]*Object{}}
 }
 
-func (l *loader) start(program string) error {
+func (l *Set) start(program string) error {
 	if !path.IsAbs(program) {
 		if l.root != "" {
 			program = "/" + program
@@ -155,7 +216,7 @@ func (l *loader) start(program string) error {
 }
 
 // openLater adds the objects of Options.With and what they need.
-func (l *loader) openLater(main *Object) error {
+func (l *Set) openLater(main *Object) error {
 	l.opened = true
 	for _, name := range l.opts.With {
 		from := len(l.objects)
@@ -169,7 +230,7 @@ func (l *loader) openLater(main *Object) error {
 
 // breadthFirst loads what the objects from index i on need, objects that this
 // adds included.
-func (l *loader) breadthFirst(i int) error {
+func (l *Set) breadthFirst(i int) error {
 	for ; i < len(l.objects); i++ {
 		o := l.objects[i]
 		if len(l.objects)+len(o.needed) > maxObjects {
@@ -188,7 +249,7 @@ func (l *loader) breadthFirst(i int) error {
 
 // need finds the object that by's DT_NEEDED entry means, loads it if it is new,
 // and notes it as missing when there is none.
-func (l *loader) need(name string, by *Object) *Object {
+func (l *Set) need(name string, by *Object) *Object {
 	if o := l.byName[name]; o != nil {
 		l.enter(o)
 		return o
@@ -218,13 +279,13 @@ func (l *loader) need(name string, by *Object) *Object {
 }
 
 // enter puts the dynamic loader, known before it is needed, in the search order.
-func (l *loader) enter(o *Object) {
+func (l *Set) enter(o *Object) {
 	if o == l.interp && !l.contains(o) {
 		l.objects = append(l.objects, o)
 	}
 }
 
-func (l *loader) contains(o *Object) bool {
+func (l *Set) contains(o *Object) bool {
 	for _, have := range l.objects {
 		if have == o {
 			return true
@@ -238,7 +299,7 @@ var errOtherABI = errors.New("object of another architecture")
 
 // load reads the object at a resolved path and appends it to the search order.
 // asked is the path before symbolic links, from which $ORIGIN is taken.
-func (l *loader) load(resolved, asked string, parent *Object) (*Object, error) {
+func (l *Set) load(resolved, asked string, parent *Object) (*Object, error) {
 	o, err := l.read(resolved, asked)
 	if err != nil {
 		return nil, err
@@ -249,7 +310,7 @@ func (l *loader) load(resolved, asked string, parent *Object) (*Object, error) {
 	return o, nil
 }
 
-func (l *loader) read(resolved, asked string) (*Object, error) {
+func (l *Set) read(resolved, asked string) (*Object, error) {
 	host := l.root.host(resolved)
 	f, err := objfile.Open(host)
 	if err != nil {
@@ -288,7 +349,7 @@ func (l *loader) read(resolved, asked string) (*Object, error) {
 }
 
 // addInterp reads the dynamic loader; its place in the order comes later.
-func (l *loader) addInterp(interp, program string) error {
+func (l *Set) addInterp(interp, program string) error {
 	resolved, _, ok := l.root.regular(interp)
 	if !ok {
 		return fmt.Errorf("load %s: dynamic loader %s: %w", program, interp, fs.ErrNotExist)
@@ -311,7 +372,7 @@ func (l *loader) addInterp(interp, program string) error {
 }
 
 // preloads returns LD_PRELOAD's objects and then those of /etc/ld.so.preload.
-func (l *loader) preloads() []string {
+func (l *Set) preloads() []string {
 	names := append([]string(nil), l.opts.Preload...)
 	if l.musl != nil {
 		return names
@@ -327,7 +388,7 @@ func (l *loader) preloads() []string {
 
 // expandPath splits a search path at its colons and expands each directory; an
 // empty element is the working directory, which a static look cannot know.
-func (l *loader) expandPath(list, origin string) []string {
+func (l *Set) expandPath(list, origin string) []string {
 	var dirs []string
 	for _, d := range strings.Split(list, ":") {
 		if d = l.expand(d, origin); d != "" {
@@ -338,7 +399,7 @@ func (l *loader) expandPath(list, origin string) []string {
 }
 
 // expand replaces the dynamic string tokens of ld.so(8).
-func (l *loader) expand(s, origin string) string {
+func (l *Set) expand(s, origin string) string {
 	if !strings.Contains(s, "$") {
 		return s
 	}
@@ -359,7 +420,7 @@ func (l *loader) expand(s, origin string) string {
 	).Replace(s)
 }
 
-func (l *loader) isDir(p string) bool {
+func (l *Set) isDir(p string) bool {
 	resolved, err := l.root.resolve(p)
 	if err != nil {
 		return false

@@ -20,7 +20,7 @@ type muslRules struct {
 // muslFor returns the rules when interp is musl's loader, else nil. The loader
 // derives the place of its configuration from its own path: PREFIX/lib/ld-musl-…
 // reads PREFIX/etc/ld-musl-….path.
-func (l *loader) muslFor(interp string) *muslRules {
+func (l *Set) muslFor(interp string) *muslRules {
 	base := path.Base(interp)
 	arch, ok := strings.CutPrefix(base, "ld-musl-")
 	if !ok {

@@ -10,7 +10,7 @@ import (
 
 // candidates lists the paths inside the root where the loader would look for
 // name on behalf of by, best first.
-func (l *loader) candidates(name string, by *Object) []string {
+func (l *Set) candidates(name string, by *Object) []string {
 	if strings.Contains(name, "/") {
 		return []string{name}
 	}
@@ -39,7 +39,7 @@ func (l *loader) candidates(name string, by *Object) []string {
 }
 
 // inDirs appends name in each directory, its glibc-hwcaps variants first.
-func (l *loader) inDirs(paths, dirs []string, name string) []string {
+func (l *Set) inDirs(paths, dirs []string, name string) []string {
 	for _, dir := range dirs {
 		for _, hw := range l.opts.Hwcaps {
 			paths = append(paths, path.Join(dir, "glibc-hwcaps", hw, name))
@@ -52,7 +52,7 @@ func (l *loader) inDirs(paths, dirs []string, name string) []string {
 // cached returns the paths of ld.so.cache for name: supported glibc-hwcaps
 // variants in order, then the base one. Entries for the hardware capabilities of
 // glibc before 2.37 are passed over: the base object does the same job.
-func (l *loader) cached(name string) []string {
+func (l *Set) cached(name string) []string {
 	if !l.cacheRead {
 		l.cacheRead = true
 		l.cache = l.readCache()
@@ -68,7 +68,7 @@ func (l *loader) cached(name string) []string {
 	return paths
 }
 
-func (l *loader) readCache() map[string][]cacheEntry {
+func (l *Set) readCache() map[string][]cacheEntry {
 	var want uint32
 	switch {
 	case l.machine == elf.EM_X86_64 && l.class == 64:
@@ -95,7 +95,7 @@ func (l *loader) readCache() map[string][]cacheEntry {
 
 // defaultDirs are the directories compiled into the loaders of Debian (multiarch)
 // and of the distributions with lib64.
-func (l *loader) defaultDirs() []string {
+func (l *Set) defaultDirs() []string {
 	var dirs []string
 	if m := multiarch(l.machine, l.class); m != "" {
 		dirs = append(dirs, "/lib/"+m, "/usr/lib/"+m)
