@@ -19,6 +19,7 @@ typedef __s32 s32;
 /* Names as in the kernel's headers; not exported to user space. */
 #define VM_EXEC 0x4UL
 #define TS_COMPAT 0x2
+#define PF_EXITING 0x4
 #define X32_SYSCALL_BIT 0x40000000
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -76,6 +77,7 @@ struct bpf_local_storage;
 
 struct task_struct {
 	struct thread_info thread_info;
+	unsigned int flags;
 	struct mm_struct *mm;
 	int pid;
 	int tgid;

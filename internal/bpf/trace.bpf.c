@@ -66,7 +66,7 @@ u32 space_changes = 0;
 
 struct task {
 	u32 program; /* the object of the main executable; 0: not known yet */
-	u32 marked;
+	u32 alive;   /* counted in live */
 	/* The thread's own copy of what space_of found, good while these hold. */
 	u64 mm;
 	u64 exec_pages;
@@ -668,11 +668,17 @@ int BPF_PROG(sched_process_exec, struct task_struct *task)
 	return 0;
 }
 
+static __always_inline void count_out(struct task *traced)
+{
+	if (traced && __sync_lock_test_and_set(&traced->alive, 0))
+		__sync_fetch_and_sub(&live, 1);
+}
+
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(sched_process_exit, struct task_struct *task)
 {
-	if (task->bpf_storage && bpf_task_storage_get(&tasks, task, 0, 0))
-		__sync_fetch_and_sub(&live, 1);
+	if (task->bpf_storage)
+		count_out(bpf_task_storage_get(&tasks, task, 0, 0));
 	return 0;
 }
 
@@ -688,9 +694,14 @@ int mark(struct bpf_iter__task *ctx)
 	note_namespace();
 	if (pid_in_namespace(BPF_CORE_READ(task, group_leader)) != mark_pid)
 		return 0;
+	if (task->flags & PF_EXITING)
+		return 0;
 	traced = bpf_task_storage_get(&tasks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (traced && !__sync_lock_test_and_set(&traced->marked, 1))
+	if (traced && !__sync_lock_test_and_set(&traced->alive, 1))
 		__sync_fetch_and_add(&live, 1);
+	/* sched_process_exit may have come before the mark */
+	if (*(volatile unsigned int *)&task->flags & PF_EXITING)
+		count_out(traced);
 	return 0;
 }
 

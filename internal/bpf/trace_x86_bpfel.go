@@ -247,7 +247,7 @@ type traceTallyKey struct {
 type traceTask struct {
 	_            structs.HostLayout
 	Program      uint32
-	Marked       uint32
+	Alive        uint32
 	Mm           uint64
 	ExecPages    uint64
 	SpaceChanges uint32

@@ -105,10 +105,7 @@ func (o *objects) add(id bpf.ObjectID, path string) *object {
 		if obj.elf == nil {
 			return nil
 		}
-		symbols, err := obj.elf.Symbolizer()
-		if err != nil {
-			return nil
-		}
+		symbols, _ := obj.elf.Symbolizer() // what could be read of them
 		return symbols
 	})
 	obj.imports = sync.OnceValue(func() imports { return readImports(obj.elf) })
