@@ -139,7 +139,7 @@ func summarizeAll(objects []*dso.Object, opts *Options) ([]*Summary, error) {
 			opts.Progress(o.Path)
 		}
 		g.Go(func() (err error) {
-			out[i], err = summarizeFile(o.Path, triggers)
+			out[i], err = opts.Summaries.summary(o.Path, triggers)
 			return err
 		})
 	}

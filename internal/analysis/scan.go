@@ -334,9 +334,7 @@ func (s *scanner) sweepGaps(starts map[uint64]bool) {
 			}
 		})
 	}
-	for _, r := range s.ranges {
-		note(r)
-	}
+	// Calls from elsewhere into the middle of what is found here become entries.
 	for _, r := range gaps {
 		note(r)
 	}

@@ -51,6 +51,13 @@ func (vs *values) reset() {
 	vs.sets = vs.sets[:0]
 }
 
+// copyFrom makes s a copy of b, in the memory that s has.
+func (s *state) copyFrom(b *state) {
+	stack := append(s.stack[:0], b.stack...)
+	*s = *b
+	s.stack = stack
+}
+
 // loadOf returns the value at base plus off.
 func (vs *values) loadOf(base value, off int64) value {
 	if vs.depth(base) >= maxDepth {
@@ -104,81 +111,103 @@ func (vs *values) merge(a, b value, dropped func(value)) value {
 	if !carries(a) && !carries(b) && !(a.k == constant && b.k == constant) {
 		return value{}
 	}
-	var set []value
-	isUnknown := false
-	add := func(v value) {
-		switch v.k {
-		case unknown, tableEntry, tableJump, labelJump, frame:
-			isUnknown = true
-			return
-		}
-		at := 0
-		for at < len(set) && less(set[at], v) {
-			at++
-		}
-		if at < len(set) && set[at] == v {
-			return
-		}
-		set = append(set, value{})
-		copy(set[at+1:], set[at:])
-		set[at] = v
+	var m union
+	m.addAll(vs, &a)
+	m.addAll(vs, &b)
+	if m.unknown {
+		m.forgetPlain()
 	}
-	for _, v := range []value{a, b} {
-		if v.k == oneOf {
-			for _, m := range vs.sets[v.i] {
-				if m.k == unknown {
-					isUnknown = true
-				} else {
-					add(m)
-				}
-			}
-		} else {
-			add(v)
-		}
-	}
-	if isUnknown {
-		// Constants and loads say nothing beside an unknown value.
-		kept := set[:0]
-		for _, v := range set {
-			if v.k != constant && v.k != load && v.k != stackParam {
-				kept = append(kept, v)
-			}
-		}
-		set = kept
-		if len(set) == 0 {
-			return value{}
-		}
-	}
-	if len(set) > maxSet {
-		for _, v := range set {
+	switch {
+	case m.n > maxSet:
+		for _, v := range m.set[:m.n] {
 			dropped(v)
 		}
 		return value{}
+	case m.n == 0:
+		return value{}
+	case m.n == 1 && !m.unknown:
+		return m.set[0]
 	}
-	if isUnknown {
-		set = append([]value{{}}, set...)
-	}
-	if len(set) == 1 {
-		return set[0]
-	}
-	return value{k: oneOf, i: vs.intern(set)}
+	return vs.internUnion(&m)
 }
 
-func (vs *values) intern(set []value) uint32 {
+// A union is a set of values under construction, sorted.
+type union struct {
+	set     [2*maxSet + 2]value
+	n       int
+	unknown bool
+}
+
+func (m *union) addAll(vs *values, v *value) {
+	if v.k != oneOf {
+		m.add(*v)
+		return
+	}
+	for _, x := range vs.sets[v.i] {
+		m.add(x)
+	}
+}
+
+func (m *union) add(v value) {
+	switch v.k {
+	case unknown, tableEntry, tableJump, labelJump, frame:
+		m.unknown = true
+		return
+	}
+	at := m.n
+	for at > 0 && !less(m.set[at-1], v) {
+		at--
+	}
+	if at < m.n && m.set[at] == v || m.n == len(m.set) {
+		return
+	}
+	copy(m.set[at+1:m.n+1], m.set[at:m.n])
+	m.set[at] = v
+	m.n++
+}
+
+// forgetPlain removes what says nothing beside an unknown value: constants and
+// loads.
+func (m *union) forgetPlain() {
+	kept := 0
+	for _, v := range m.set[:m.n] {
+		if v.k != constant && v.k != load && v.k != stackParam {
+			m.set[kept] = v
+			kept++
+		}
+	}
+	m.n = kept
+}
+
+// internUnion returns the set that m stands for; an unknown member comes first.
+func (vs *values) internUnion(m *union) value {
+	members := m.set[:m.n]
 next:
 	for i, have := range vs.sets {
-		if len(have) != len(set) {
+		if m.unknown {
+			if have[0].k != unknown {
+				continue
+			}
+			have = have[1:]
+		} else if have[0].k == unknown {
 			continue
 		}
-		for j := range set {
-			if have[j] != set[j] {
+		if len(have) != len(members) {
+			continue
+		}
+		for j := range members {
+			if have[j] != members[j] {
 				continue next
 			}
 		}
-		return uint32(i)
+		return value{k: oneOf, i: uint32(i)}
 	}
-	vs.sets = append(vs.sets, set)
-	return uint32(len(vs.sets) - 1)
+	set := make([]value, 0, m.n+1)
+	if m.unknown {
+		set = append(set, value{})
+	}
+	vs.sets = append(vs.sets, append(set, members...))
+	return value{k: oneOf, i: uint32(len(vs.sets) - 1)}
 }
 
 func less(a, b value) bool {
@@ -289,8 +318,8 @@ func (s *state) joinStack(b *state, vs *values, dropped func(value)) bool {
 	if slices.Equal(s.stack, b.stack) {
 		return false
 	}
-	changed := false
-	merged := make([]stackWord, 0, max(len(s.stack), len(b.stack)))
+	var room [maxStack]stackWord
+	merged := room[:0]
 	keep := func(w stackWord, v value) {
 		m := vs.merge(w.v, v, dropped)
 		if len(merged) == maxStack {
@@ -319,9 +348,11 @@ func (s *state) joinStack(b *state, vs *values, dropped func(value)) bool {
 			j++
 		}
 	}
-	changed = !slices.Equal(s.stack, merged)
-	s.stack = merged
-	return changed
+	if slices.Equal(s.stack, merged) {
+		return false
+	}
+	s.stack = append(s.stack[:0], merged...)
+	return true
 }
 
 func before(a, b *stackWord) bool {

@@ -28,6 +28,7 @@ const maxNumber = 1024
 // An insn is a decoded instruction of the function under the walk.
 type insn struct {
 	off    uint32
+	block  int32 // the block that starts here, plus 1; 0 for none
 	leader bool
 	shape  disasm.Shape
 }
@@ -57,6 +58,7 @@ type walker struct {
 	insns     []insn
 	blocks    []block
 	queue     []int
+	now       state // of the block under way
 	undecoded []uint32
 	at        []int32 // offset in the function -> instruction index + 1, 0 for none
 	// blind says that an indirect jump has an unknown target, so that any block
@@ -117,8 +119,8 @@ func (w *walker) note() {
 	}
 	for b := range w.blocks {
 		if w.blocks[b].reached {
-			s := w.blocks[b].in.clone()
-			w.block(b, &s)
+			w.now.copyFrom(&w.blocks[b].in)
+			w.block(b, &w.now)
 		}
 	}
 	if w.frameEscapes {
@@ -189,16 +191,15 @@ func (w *walker) insnAt(addr uint64) int {
 }
 
 func (w *walker) split() {
-	for i := range w.blocks {
-		w.blocks[i].in.stack = nil
-	}
 	w.blocks = w.blocks[:0]
 	for i := range w.insns {
+		w.insns[i].block = 0
 		if i == 0 || w.insns[i].leader {
 			if n := len(w.blocks); n > 0 {
 				w.blocks[n-1].last = i
 			}
 			w.blocks = append(w.blocks, block{first: i})
+			w.insns[i].block = int32(len(w.blocks))
 		}
 	}
 	if n := len(w.blocks); n > 0 {
@@ -206,18 +207,13 @@ func (w *walker) split() {
 	}
 }
 
-// blockAt returns the block that starts at an address, splitting a block if the
-// address is inside one; -1 if there is no instruction.
+// blockAt returns the block that starts at an address, or -1.
 func (w *walker) blockAt(addr uint64) int {
 	i := w.insnAt(addr)
 	if i < 0 {
 		return -1
 	}
-	b, ok := slices.BinarySearchFunc(w.blocks, i, func(b block, i int) int { return b.first - i })
-	if ok {
-		return b
-	}
-	return -1
+	return int(w.insns[i].block) - 1
 }
 
 // converge runs the data flow to its fixed point. Where landing pads or code
@@ -286,8 +282,8 @@ func (w *walker) drain() {
 		b := w.queue[0]
 		w.queue = w.queue[1:]
 		w.blocks[b].queued = false
-		s := w.blocks[b].in.clone()
-		w.block(b, &s)
+		w.now.copyFrom(&w.blocks[b].in)
+		w.block(b, &w.now)
 	}
 }
 
