@@ -42,6 +42,9 @@ func BenchmarkLink(b *testing.B) {
 		b.Fatal(err)
 	}
 	opts := Options{Summaries: cache, Loading: dso.Options{}}
+	if _, err := Analyze(program, opts); err != nil { // fills the cache
+		b.Fatal(err)
+	}
 	for b.Loop() {
 		r, err := Analyze(program, opts)
 		if err != nil {

@@ -2,6 +2,7 @@ package analysis
 
 import (
 	"math/bits"
+	"slices"
 	"sort"
 	"strings"
 
@@ -62,13 +63,21 @@ type charge struct {
 	through []callset
 	// below is all that can happen below a function.
 	below []callset
-	// throughOpen and belowOpen are the unions over the functions that an open
-	// call may enter; throughPublic is over those that one outside of conduits may.
-	throughOpen, belowOpen, throughPublic callset
+	// throughOpen is the union over the functions that an open call may enter,
+	// throughPublic over those that one outside of conduits may.
+	throughOpen, throughPublic callset
 }
 
 func newCharge(r *reach) *charge {
 	c := &charge{reach: r, index: map[sysno]int{}, own: make([]callset, len(r.owner))}
+	for _, edges := range r.edges {
+		slices.SortFunc(edges, func(a, b edge) int {
+			if a.off != b.off {
+				return int(a.off) - int(b.off)
+			}
+			return int(a.to) - int(b.to)
+		})
+	}
 	for _, list := range r.numbers {
 		for _, x := range list {
 			no := numberOf(x)
@@ -99,9 +108,7 @@ func newCharge(r *reach) *charge {
 	}
 	c.leaks = r.leaks()
 	c.through = c.solve(c.startThrough, c.edgeThrough, &c.throughOpen, &c.throughPublic)
-	c.below = c.solve(
-		func(f fid) callset { return c.own[f] },
-		func(fid, edge) bool { return true }, &c.belowOpen, &c.belowOpen)
+	c.solveBelow()
 	return c
 }
 
@@ -159,7 +166,9 @@ func (c *charge) solve(start func(fid) callset, pass func(fid, edge) bool, open,
 	for f := range sets {
 		if c.reached[f] {
 			sets[f] = start(fid(f))
-			order = append(order, fid(f))
+			if c.owner[f].conduit || c.escaped[f] || c.hasTail(fid(f)) {
+				order = append(order, fid(f))
+			}
 		}
 	}
 	passes := func(f fid) bool { return pass(f, edge{tail: c.openTail(f)}) }
@@ -190,6 +199,97 @@ func (c *charge) solve(start func(fid) callset, pass func(fid, edge) bool, open,
 	return sets
 }
 
+// hasTail reports whether f has a tail jump.
+func (c *charge) hasTail(f fid) bool {
+	return slices.ContainsFunc(c.edges[f], func(e edge) bool { return e.tail }) || c.open[f] && c.openTail(f)
+}
+
+// solveBelow computes below: one pass over the strongly connected components of
+// the call graph, callees first (Tarjan 1972, without recursion). An open call
+// leads to one more node, which leads to all escaped functions.
+func (c *charge) solveBelow() {
+	n := len(c.owner)
+	hub := fid(n)
+	var escaped []edge
+	for f := range c.escaped {
+		if c.escaped[f] {
+			escaped = append(escaped, edge{to: fid(f)})
+		}
+	}
+	next := func(f fid, i int) (fid, bool) {
+		list := escaped
+		if f != hub {
+			list = c.edges[f]
+			if i == len(list) && c.open[f] {
+				return hub, true
+			}
+		}
+		if i >= len(list) {
+			return 0, false
+		}
+		return list[i].to, true
+	}
+	c.below = make([]callset, n+1)
+	index, low := make([]uint32, n+1), make([]uint32, n+1)
+	onStack := make([]bool, n+1)
+	type visit struct {
+		f fid
+		i int
+	}
+	var stack []fid
+	var path []visit
+	count := uint32(0)
+	enter := func(f fid) {
+		count++
+		index[f], low[f], onStack[f] = count, count, true
+		stack = append(stack, f)
+		path = append(path, visit{f: f})
+		if f != hub {
+			c.below[f] = c.own[f]
+		}
+	}
+	for root := range n {
+		if index[root] != 0 || !c.reached[root] {
+			continue
+		}
+		enter(fid(root))
+		for len(path) > 0 {
+			v := &path[len(path)-1]
+			f := v.f
+			if to, ok := next(f, v.i); ok {
+				v.i++
+				switch {
+				case to != hub && !c.reached[to]:
+				case index[to] == 0:
+					enter(to)
+				default:
+					if onStack[to] {
+						low[f] = min(low[f], index[to])
+					}
+					c.below[f].union(&c.below[to])
+				}
+				continue
+			}
+			path = path[:len(path)-1]
+			if low[f] == index[f] {
+				at := slices.Index(stack, f)
+				for _, g := range stack[at:] {
+					c.below[f].union(&c.below[g])
+				}
+				for _, g := range stack[at:] {
+					c.below[g], onStack[g] = c.below[f], false
+				}
+				stack = stack[:at]
+			}
+			if len(path) > 0 {
+				parent := path[len(path)-1].f
+				low[parent] = min(low[parent], low[f])
+				c.below[parent].union(&c.below[f])
+			}
+		}
+	}
+}
+
 // openTail reports whether one of f's open calls is a tail jump.
 func (c *charge) openTail(f fid) bool {
 	l := c.owner[f]
@@ -206,8 +306,10 @@ func (c *charge) openTail(f fid) bool {
 type origin struct {
 	object *linked
 	set    callset
-	via    map[int]map[fid]bool // by call: the conduit functions called
 	chain  callset
+	direct map[int]fid  // by call: a function with an instruction of its own
+	exits  map[fid]step // functions called that are charged to it, and one place where
+	opener fid          // a function with an open call, or noFunc
 	// bottoms are the functions of a conduit that are the outer end of stacks.
 	bottoms []fid
 }
@@ -217,7 +319,7 @@ func (c *charge) origins() []origin {
 	out := make([]origin, len(c.objects))
 	for i, l := range c.objects {
 		o := &out[i]
-		o.object, o.via = l, map[int]map[fid]bool{}
+		o.object, o.direct, o.exits, o.opener = l, map[int]fid{}, map[fid]step{}, noFunc
 		for j := range l.Funcs {
 			f := l.first + fid(j)
 			if !c.reached[f] {
@@ -230,6 +332,8 @@ func (c *charge) origins() []origin {
 		}
 		if l.conduit {
 			c.chargeConduit(o)
+		} else {
+			c.chargeLazy(o)
 		}
 	}
 	return out
@@ -239,30 +343,52 @@ func (c *charge) origins() []origin {
 // instructions, and all that happens below its calls without a frame of another
 // compartment in between.
 func (c *charge) chargeFunction(o *origin, f fid) {
-	o.set.union(&c.own[f])
+	if c.own[f] != (callset{}) {
+		o.set.union(&c.own[f])
+		c.own[f].each(func(i int) {
+			if _, ok := o.direct[i]; !ok {
+				o.direct[i] = f
+			}
+		})
+	}
 	for _, e := range c.edges[f] {
-		through := &c.through[e.to]
-		o.set.union(through)
-		if c.owner[e.to].conduit {
-			through.each(func(i int) { o.addVia(i, e.to) })
+		if _, ok := o.exits[e.to]; !ok && c.through[e.to] != (callset{}) {
+			o.exits[e.to] = step{f, e.off}
+			o.set.union(&c.through[e.to])
 		}
 	}
-	if c.open[f] {
+	if c.open[f] && o.opener == noFunc {
+		o.opener = f
 		o.set.union(&c.throughPublic)
-	}
-	if o.object.BindLazy {
-		for _, g := range c.lazyResolvers() {
-			o.set.union(&c.through[g])
-			c.through[g].each(func(i int) { o.addVia(i, g) })
-		}
 	}
 }
 
-func (o *origin) addVia(call int, f fid) {
-	if o.via[call] == nil {
-		o.via[call] = map[fid]bool{}
+// chargeLazy charges an object for the first calls through its linkage table.
+func (c *charge) chargeLazy(o *origin) {
+	if !o.object.BindLazy || len(o.exits) == 0 {
+		return
 	}
-	o.via[call][f] = true
+	first := noFunc
+	for g := range o.exits {
+		first = min(first, g)
+	}
+	for _, g := range c.lazyResolvers() {
+		if _, ok := o.exits[g]; !ok {
+			o.exits[g] = o.exits[first]
+		}
+		o.set.union(&c.through[g])
+	}
+}
+
+// via lists the conduit functions through which call i leaves the object.
+func (c *charge) via(o *origin, i int) []fid {
+	var out []fid
+	for g := range o.exits {
+		if c.owner[g].conduit && c.through[g].has(i) {
+			out = append(out, g)
+		}
+	}
+	return out
 }
 
 // chargeConduit charges a conduit for the stacks that it is the outer end of:

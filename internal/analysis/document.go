@@ -66,7 +66,7 @@ func (w *writer) origins() {
 			}
 			w.p.Add(obs)
 			obs.Stack, obs.Chain = nil, nil
-			for _, via := range w.vias(o.via[i]) {
+			for _, via := range w.vias(w.charge.via(o, i)) {
 				obs.Via = via
 				w.p.Add(obs)
 			}
@@ -74,9 +74,9 @@ func (w *writer) origins() {
 	}
 }
 
-func (w *writer) vias(set map[fid]bool) []string {
+func (w *writer) vias(funcs []fid) []string {
 	var out []string
-	for f := range set {
+	for _, f := range funcs {
 		if name := w.names.function(f); name != "" {
 			out = append(out, name)
 		}

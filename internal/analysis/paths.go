@@ -126,58 +126,32 @@ func (p *paths) openSite(f fid) uint32 {
 	return 0
 }
 
-// witness returns the shortest path from the object's code to call i, outermost
+// witness returns a shortest path from the object's code to call i, outermost
 // first, or nil. The search for i must have been done.
 func (p *paths) witness(o *origin, i int) []step {
-	l := o.object
-	best, found := uint32(unreachable), false
-	var at fid
-	var via edge
-	consider := func(f fid, dist uint32, e edge) {
-		if !found || dist < best {
-			best, at, via, found = dist, f, e, true
+	if f, ok := o.direct[i]; ok {
+		return []step{{f, p.siteOf(f, i)}}
+	}
+	best := uint32(unreachable)
+	var first []step
+	next := noFunc
+	consider := func(to fid, steps ...step) {
+		// Equal ones are told apart by function, so that runs agree.
+		if d := p.dist[to]; d < best || d == best && d != unreachable && to < next {
+			best, next, first = d, to, steps
 		}
 	}
-	for j := range l.Funcs {
-		f := l.first + fid(j)
-		if !p.reached[f] {
-			continue
-		}
-		if l.conduit {
-			if p.dist[f] != unreachable && p.endsStack(o, f) {
-				consider(f, p.dist[f], edge{to: f})
-			}
-			continue
-		}
-		if p.own[f].has(i) {
-			return []step{{f, p.siteOf(f, i)}}
-		}
-		for _, e := range p.edges[f] {
-			if p.dist[e.to] != unreachable {
-				consider(f, p.dist[e.to]+1, e)
-			}
-		}
-		if p.open[f] && p.entry != noFunc {
-			consider(f, p.entryDist+1, edge{to: noFunc})
-		}
+	for to, s := range o.exits {
+		consider(to, s)
 	}
-	switch {
-	case !found:
+	for _, f := range o.bottoms {
+		consider(f)
+	}
+	if o.opener != noFunc && p.entry != noFunc && p.entryDist < best {
+		consider(p.entry, step{o.opener, p.openSite(o.opener)})
+	}
+	if next == noFunc {
 		return nil
-	case l.conduit:
-		return p.from(at, i)
-	case via.to == noFunc:
-		return append([]step{{at, p.openSite(at)}}, p.from(p.entry, i)...)
 	}
-	return append([]step{{at, via.off}}, p.from(via.to, i)...)
-}
-
-// endsStack reports whether function f of a conduit is the outermost of a stack.
-func (p *paths) endsStack(o *origin, f fid) bool {
-	for _, b := range o.bottoms {
-		if b == f {
-			return true
-		}
-	}
-	return false
+	return append(first, p.from(next, i)...)
 }

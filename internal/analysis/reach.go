@@ -55,7 +55,7 @@ type reach struct {
 	unresolved map[place]bool
 	spans      [][]bool // by object and span
 	slots      [][]bool
-	nodes      map[nodeKey]*node
+	nodes      []*[regStack + 1]*node // by function and register
 	work       []fid
 	openEnds   map[place]string
 	plugins    Plugins
@@ -124,8 +124,8 @@ const (
 func newReach(p *program) *reach {
 	r := &reach{
 		program: p, streams: map[uint64]*stream{}, waits: map[fid][]string{},
-		unresolved: map[place]bool{}, nodes: map[nodeKey]*node{},
-		openEnds: map[place]string{}, wanted: map[string]bool{}, symbols: map[string][]place{},
+		unresolved: map[place]bool{},
+		openEnds:   map[place]string{}, wanted: map[string]bool{}, symbols: map[string][]place{},
 	}
 	r.grow()
 	return r
@@ -140,6 +140,7 @@ func (r *reach) grow() {
 	r.open = append(r.open, make([]bool, n)...)
 	r.why = append(r.why, make([]why, n)...)
 	r.edges = append(r.edges, make([][]edge, n)...)
+	r.nodes = append(r.nodes, make([]*[regStack + 1]*node, n)...)
 	r.numbers = append(r.numbers, make([][]numbered, n)...)
 	for _, l := range r.objects[len(r.spans):] {
 		r.spans = append(r.spans, make([]bool, len(l.Spans)))
@@ -673,9 +674,11 @@ func (r *reach) escapeExpr(l *linked, f fid, off uint32, e Expr) {
 // connect adds an edge from call c of f and hands the arguments over.
 func (r *reach) connect(l *linked, f fid, c uint32, to fid) {
 	off := l.Calls[c].Off
-	for _, e := range r.edges[f] {
-		if e.to == to && e.off == off {
-			return
+	if l.Calls[c].Kind == CallIndirect { // the others come here once
+		for _, e := range r.edges[f] {
+			if e.to == to && e.off == off {
+				return
+			}
 		}
 	}
 	r.edges[f] = append(r.edges[f], edge{to, off, l.Calls[c].Tail})
@@ -735,12 +738,15 @@ func (r *reach) hand(l *linked, f fid, e Expr, to nodeKey) {
 }
 
 func (r *reach) node(k nodeKey) *node {
-	n := r.nodes[k]
-	if n == nil {
-		n = new(node)
-		r.nodes[k] = n
+	regs := r.nodes[k.fn]
+	if regs == nil {
+		regs = new([regStack + 1]*node)
+		r.nodes[k.fn] = regs
 	}
-	return n
+	if regs[k.reg] == nil {
+		regs[k.reg] = new(node)
+	}
+	return regs[k.reg]
 }
 
 func (r *reach) addFunc(k nodeKey, f fid, because why) {
