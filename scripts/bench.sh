@@ -65,7 +65,7 @@ start() {
 	python3 - "$bulkhead" <<-'EOF'
 	import json, subprocess, sys, time
 	begin = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-	out = subprocess.run([sys.argv[1], "trace", "--stream", "--", "redis-server", "--version"], capture_output=True).stdout
+	out = subprocess.run([sys.argv[1], "trace", "--stream", "--out", "/dev/stdout", "--", "redis-server", "--version"], capture_output=True).stdout
 	print((json.loads(out.splitlines()[0])["time"] - begin) / 1e6)
 	EOF
 }

@@ -3,11 +3,13 @@ package main
 import (
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"bulkhead/internal/attribution"
@@ -30,10 +32,39 @@ func (f *outputFlags) register(command *cobra.Command) {
 	command.Flags().BoolVar(&f.wide, "wide", false, "table: one line for each system call")
 }
 
-// check finds a wrong format before the work is done.
+// check finds a wrong format, and a file that cannot be written, before the work is done.
 func (f *outputFlags) check() error {
-	_, err := f.chosen()
-	return err
+	if _, err := f.chosen(); err != nil || f.out == "" {
+		return err
+	}
+	path := f.out
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
+	}
+	info, err := os.Stat(path)
+	switch {
+	case err == nil && info.IsDir():
+		err = unix.EISDIR
+	case err == nil && !info.Mode().IsRegular():
+		return nil
+	default:
+		err = unix.Access(filepath.Dir(path), unix.W_OK|unix.X_OK)
+	}
+	if err != nil {
+		return &fs.PathError{Op: "write", Path: f.out, Err: err}
+	}
+	return nil
+}
+
+// open returns where lines go as they come.
+func (f *outputFlags) open() (io.Writer, error) {
+	switch {
+	case f.out != "":
+		return os.Create(f.out)
+	case f.stream != nil:
+		return f.stream, nil
+	}
+	return os.Stderr, nil
 }
 
 func (f *outputFlags) chosen() (report.Format, error) {

@@ -38,49 +38,81 @@ func traceCommand() *cobra.Command {
 		Short: "Attribute every system call of a command or process to the library that caused it",
 		Long: `Trace runs a command, or attaches to a running process, and counts every system
 call by the library that caused it. The command's standard files, exit status
-and signals pass through; the result goes to standard error or to --out FILE.`,
+and signals pass through; the result goes to standard error or to --out FILE.
+The first interrupt is for the command, the second one ends the trace.`,
 		Example: "  bulkhead trace -- redis-server --port 6390\n  bulkhead trace --pid 4711 -o json --out redis.json",
-		RunE:    func(_ *cobra.Command, args []string) error { return runTrace(&flags, args) },
+		RunE: func(command *cobra.Command, args []string) error {
+			if command.Flags().Changed("pid") == (len(args) != 0) {
+				return errors.New("give either a command or --pid PID: see bulkhead trace --help")
+			}
+			if len(args) == 0 && flags.pid <= 0 {
+				return fmt.Errorf("%d is not the number of a process", flags.pid)
+			}
+			return runTrace(&flags, args)
+		},
 	}
+	command.Flags().SetInterspersed(false) // what follows the command is its own
 	flags.output.register(command)
 	command.Flags().IntVarP(&flags.pid, "pid", "p", 0, "trace all threads of the running process `PID`")
 	command.Flags().BoolVar(&flags.noFollow, "no-follow", false, "stay with the first process")
 	command.Flags().BoolVar(&flags.chains, "chains", false, "walk every stack to its end, not only a sample")
-	command.Flags().BoolVar(&flags.stream, "stream", false, "print each call as a line of JSON instead")
+	command.Flags().BoolVar(&flags.stream, "stream", false, "write each call as a line of JSON instead")
 	command.Flags().StringArrayVar(&flags.conduits, "conduit", nil, "do not charge libraries that match `PATTERN` (repeatable)")
 	return command
 }
 
 func runTrace(flags *traceFlags, args []string) error {
-	if (flags.pid != 0) == (len(args) != 0) {
-		return errors.New("give either a command or --pid PID: see bulkhead trace --help")
-	}
 	if err := flags.output.check(); err != nil {
 		return err
 	}
-	tuneRuntime()
+	if len(args) == 0 {
+		flags.output.stream = os.Stdout
+	}
 	opts, err := flags.options()
 	if err != nil {
 		return err
 	}
+	tuneRuntime()
+	cache, cacheErr := cfi.OpenCache("")
+	opts.Cache = cache
 	var result *trace.Result
-	if flags.pid != 0 {
+	var stopped error
+	if len(args) == 0 {
 		ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer cancel()
-		flags.output.stream = os.Stdout
 		result, err = trace.Process(ctx, flags.pid, opts)
 	} else {
-		result, err = traceChild(args, opts)
+		result, stopped, err = traceChild(args, opts)
 	}
 	if err != nil {
 		return traceFailure(err)
 	}
-	if !flags.stream {
-		if err := flags.output.write(result.Document); err != nil {
-			return &failure{exitOwnFailure, err}
-		}
+	if cacheErr != nil {
+		note("without a cache of unwind rows every start is slow: %v", cacheErr)
 	}
-	return passOn(result.State)
+	if flags.stream {
+		noteStream(result)
+	} else if err := flags.output.write(result.Document); err != nil {
+		return &failure{exitOwnFailure, err}
+	}
+	return passOn(result.State, stopped)
+}
+
+// note says something to the user that is no result.
+func note(format string, args ...any) { fmt.Fprintf(os.Stderr, "bulkhead: "+format+"\n", args...) }
+
+// noteStream tells what the stream does not.
+func noteStream(r *trace.Result) {
+	missing, unattributed := r.Unstreamed, uint64(0)
+	for _, p := range r.Document.Programs {
+		missing += p.Losses.LostEvents
+		unattributed += p.Losses.Unattributed
+	}
+	if missing == 0 && unattributed == 0 {
+		note("the stream is complete: no losses")
+		return
+	}
+	note("the stream is not complete: %d calls are missing, %d are charged to %s", missing, unattributed, attribution.Unknown)
 }
 
 // tuneRuntime trades time for memory, for a tracer should be small beside its target, and keeps a processor of Go's for
@@ -96,36 +128,34 @@ func (f *traceFlags) options() (trace.Options, error) {
 	if err != nil {
 		return trace.Options{}, err
 	}
-	log := func(format string, args ...any) { fmt.Fprintf(os.Stderr, "bulkhead: "+format+"\n", args...) }
-	cache, err := cfi.OpenCache("")
-	if err != nil {
-		log("starting without a cache: %v", err)
-	}
-	opts := trace.Options{Follow: !f.noFollow, EveryChain: f.chains, Conduits: conduits, Cache: cache, Log: log}
+	opts := trace.Options{Follow: !f.noFollow, EveryChain: f.chains, Conduits: conduits, Log: note}
 	if f.stream {
-		opts.Stream = os.Stdout
+		opts.Stream, err = f.output.open()
 	}
-	return opts, nil
+	return opts, err
 }
 
 // traceChild runs the command. The first interrupt or termination is the command's: it is passed on, unless the terminal
-// has done that already. The second ends the trace.
-func traceChild(args []string, opts trace.Options) (*trace.Result, error) {
+// has done that already. The second ends the trace; stopped is the exit status of that.
+func traceChild(args []string, opts trace.Options) (result *trace.Result, stopped error, err error) {
 	path, err := trace.FindCommand(args[0])
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	arrived := make(chan os.Signal, 8)
-	signal.Notify(arrived, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	signal.Notify(arrived, os.Interrupt, syscall.SIGTERM, syscall.SIGQUIT)
+	if !signal.Ignored(syscall.SIGHUP) { // nohup(1) is for the command too
+		signal.Notify(arrived, syscall.SIGHUP)
+	}
 	defer signal.Stop(arrived)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
 	passed := make(chan os.Signal, 8)
 	go func() {
 		for n := 0; ; n++ {
 			s := <-arrived
 			if n > 0 {
-				cancel()
+				cancel(exitStatus(128 + int(s.(syscall.Signal))))
 			}
 			if (s == os.Interrupt || s == syscall.SIGQUIT) && inForeground() {
 				continue
@@ -133,7 +163,8 @@ func traceChild(args []string, opts trace.Options) (*trace.Result, error) {
 			passed <- s
 		}
 	}()
-	return trace.Command(ctx, path, args, passed, opts)
+	result, err = trace.Command(ctx, path, args, passed, opts)
+	return result, context.Cause(ctx), err
 }
 
 // inForeground tells whether the terminal's signals reach this process, and so the command, which is in its group.
@@ -159,9 +190,9 @@ func traceFailure(err error) error {
 }
 
 // passOn ends as the command did: with its exit status or by its signal.
-func passOn(state *os.ProcessState) error {
+func passOn(state *os.ProcessState, stopped error) error {
 	if state == nil {
-		return nil
+		return stopped
 	}
 	status := state.Sys().(syscall.WaitStatus)
 	if !status.Signaled() {

@@ -20,6 +20,8 @@ type Result struct {
 	Document *attribution.Document
 	// State is how the command ended; nil after Process and when the trace was stopped before.
 	State *os.ProcessState
+	// Unstreamed is how many of the counted calls Options.Stream did not get.
+	Unstreamed uint64
 }
 
 // pollLive is how often the end of the descendants is looked for once the first process has ended.
@@ -99,7 +101,8 @@ func (s *session) waitLive(ctx context.Context) {
 func (s *session) result(state *os.ProcessState) (*Result, error) {
 	err := s.end()
 	doc := s.document()
-	return &Result{Document: doc, State: state}, errors.Join(err, s.close())
+	result := &Result{Document: doc, State: state, Unstreamed: s.unstreamed()}
+	return result, errors.Join(err, s.stream.failed(), s.close())
 }
 
 // preload loads the rows of the libraries that the loader of a stopped program is about to map. What it misses is loaded

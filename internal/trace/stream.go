@@ -2,6 +2,7 @@ package trace
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"strconv"
 	"sync"
@@ -16,6 +17,7 @@ type streamer struct {
 	mu      sync.Mutex
 	out     *json.Encoder
 	objects *objects
+	err     error // the first of out
 }
 
 // streamedCall is one line of --stream.
@@ -51,7 +53,30 @@ func (s *streamer) call(e *bpf.Event) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_ = s.out.Encode(line) // a closed pipe is noticed by the command that writes to it
+	if err := s.out.Encode(line); err != nil && s.err == nil {
+		s.err = fmt.Errorf("write the stream: %w", err)
+	}
+}
+
+// failed tells what kept calls from being written, if anything.
+func (s *streamer) failed() error {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// unstreamed is the number of calls that found no room on their way to the stream.
+func (s *session) unstreamed() uint64 {
+	var calls uint64
+	for key, n := range s.tracer.Tallies() {
+		if key.Tally == bpf.TallyStreamLost {
+			calls += n
+		}
+	}
+	return calls
 }
 
 func (s *streamer) name(id uint32) string {
