@@ -9,7 +9,6 @@ import (
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/dso"
 	"bulkhead/internal/objfile"
-	"bulkhead/internal/syscalls"
 )
 
 // Options says how a program is analysed.
@@ -38,6 +37,12 @@ type Result struct {
 
 // Analyze computes what the program at path can do.
 func Analyze(path string, opts Options) (*Result, error) {
+	return analyze(path, opts, func(*reach) {})
+}
+
+// analyze links what path loads and follows it from its roots, and from those
+// that more adds.
+func analyze(path string, opts Options, more func(*reach)) (*Result, error) {
 	if opts.Plugins == nil {
 		plugins, err := LoadPlugins("")
 		if err != nil {
@@ -56,6 +61,7 @@ func Analyze(path string, opts Options) (*Result, error) {
 	r := newReach(p)
 	r.set, r.plugins, r.closed = set, opts.Plugins, len(opts.Loading.With) > 0
 	r.run()
+	more(r)
 	if err := r.openAll(&opts); err != nil {
 		return nil, err
 	}
@@ -167,12 +173,7 @@ func (r *Result) Union() []string {
 	}
 	var names []string
 	set.each(func(i int) {
-		no := r.charge.calls[i]
-		name, ok := syscalls.Name(no.abi, no.nr)
-		if !ok {
-			name = fmt.Sprintf("syscall_%d", no.nr)
-		}
-		names = append(names, name)
+		names = append(names, r.callName(i))
 	})
 	return names
 }

@@ -69,7 +69,8 @@ type Missing struct {
 // Closure returns the objects that a start of the program at path maps, in
 // symbol search order: the program, preloaded objects, then DT_NEEDED entries
 // breadth first; the dynamic loader stands where it is first needed, else last.
-// Objects of a static program are the program alone.
+// The objects of a static program are the program alone; those of a library, which
+// has no dynamic loader of its own, are it and what it needs.
 func Closure(path string, opts Options) ([]*Object, []Missing, error) {
 	s, err := Load(path, opts)
 	if err != nil {
@@ -192,7 +193,10 @@ func (l *Set) start(program string) error {
 	if err != nil {
 		return err
 	}
-	if interp == "" {
+	if interp == "" { // a static program, or a library by itself
+		if err := l.breadthFirst(0); err != nil {
+			return err
+		}
 		return l.openLater(main)
 	}
 	if err := l.addInterp(interp, program); err != nil {
