@@ -21,7 +21,7 @@
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define MAX_COUNTS 65536
-#define MAX_CHAINS 65536
+#define MAX_CHAINS 16384
 #define MAX_TALLIES 16384
 #define MAX_SPACES 16384
 #define RING_BYTES (16 << 20)

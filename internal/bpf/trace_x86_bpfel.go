@@ -66,14 +66,17 @@ type traceChainKey struct {
 	Pad     uint32
 }
 
-type traceCode struct {
-	_       structs.HostLayout
-	Address uint64
-	Space   uint32
-	Object  uint32
-	Offset  uint32
-	Rule    uint16
-	Flags   uint16
+type traceCodeSet struct {
+	_     structs.HostLayout
+	Slots [32]struct {
+		_       structs.HostLayout
+		Address uint64
+		Space   uint32
+		Object  uint32
+		Offset  uint32
+		Rule    uint16
+		Flags   uint16
+	}
 }
 
 type traceCount struct {

@@ -35,7 +35,8 @@
 #define SHARD_BLOCKS 512   /* blocks in a shard: 2 MiB, made when needed */
 #define MAX_SHARDS 256     /* 67 million rows */
 #define MAX_SEARCH 18      /* halvings of MAX_SHARDS * SHARD_BLOCKS */
-#define CACHE_SLOTS 4096   /* a power of two */
+#define CACHE_SETS 128     /* a power of two; sets are allocated one by one */
+#define SET_SLOTS 32       /* a power of two */
 
 /* Objects that no file backs. Files are numbered from OBJECT_FIRST_FILE. */
 enum object_id {
@@ -140,6 +141,10 @@ struct code {
 	u16 flags;
 };
 
+struct code_set {
+	struct code slots[SET_SLOTS];
+};
+
 struct frame {
 	u32 object;
 	u32 offset;
@@ -212,9 +217,9 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, CACHE_SLOTS);
+	__uint(max_entries, CACHE_SETS);
 	__type(key, u32);
-	__type(value, struct code);
+	__type(value, struct code_set);
 } code_cache SEC(".maps");
 
 u32 next_object = OBJECT_FIRST_FILE;
@@ -490,17 +495,20 @@ __noinline int leave(struct walk *w)
 /* Record the frame that ip is in. */
 __noinline int enter(struct walk *w)
 {
+	struct code_set *set;
 	struct code *code;
 	u64 address;
-	u32 slot, n;
+	u32 hash, index, n;
 
 	if (!w)
 		return WALK_UNMAPPED;
 	address = w->ip - !w->exact; /* a call is charged where it was made */
-	slot = (address ^ (address >> 12)) & (CACHE_SLOTS - 1);
-	code = bpf_map_lookup_elem(&code_cache, &slot);
-	if (!code)
+	hash = address ^ (address >> 12);
+	index = (hash / SET_SLOTS) & (CACHE_SETS - 1);
+	set = bpf_map_lookup_elem(&code_cache, &index);
+	if (!set)
 		return WALK_UNMAPPED;
+	code = &set->slots[hash & (SET_SLOTS - 1)];
 	n = w->depth;
 	if (code->address != address || code->space != w->space) {
 		int err = resolve(address, w, code);
