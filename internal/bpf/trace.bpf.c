@@ -694,7 +694,7 @@ int mark(struct bpf_iter__task *ctx)
 	note_namespace();
 	if (pid_in_namespace(BPF_CORE_READ(task, group_leader)) != mark_pid)
 		return 0;
-	if (task->flags & PF_EXITING)
+	if (!task->mm || task->flags & PF_EXITING) /* a kernel thread, or about to end */
 		return 0;
 	traced = bpf_task_storage_get(&tasks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (traced && !__sync_lock_test_and_set(&traced->alive, 1))

@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -48,15 +49,31 @@ func checkExecutable(path string) error {
 	if err != nil || !info.Mode().IsRegular() {
 		return nil
 	}
-	var start [4]byte
-	if _, err := io.ReadFull(file, start[:]); err != nil || string(start[:]) != "\x7fELF" {
-		if string(start[:2]) == "#!" {
-			return nil
-		}
-		return &ExecError{path, errors.Join(errNoFormat, syscall.ENOEXEC)}
+	start := make([]byte, 256) // all that the kernel reads of a script
+	n, _ := io.ReadFull(file, start)
+	switch start = start[:n]; {
+	case bytes.HasPrefix(start, []byte("\x7fELF")):
+		err = checkELF(file, info.Size(), path)
+	case bytes.HasPrefix(start, []byte("#!")):
+		err = checkInterpreter(start[2:])
+	default:
+		err = errors.Join(errNoFormat, syscall.ENOEXEC)
 	}
-	if err := checkELF(file, info.Size(), path); err != nil {
+	if err != nil {
 		return &ExecError{path, err}
+	}
+	return nil
+}
+
+// checkInterpreter finds the program that a script names, whose absence the kernel reports as if the script's.
+func checkInterpreter(line []byte) error {
+	line, _, _ = bytes.Cut(line, []byte("\n"))
+	words := bytes.Fields(line)
+	if len(words) == 0 {
+		return errors.Join(errNoFormat, syscall.ENOEXEC)
+	}
+	if _, err := os.Stat(string(words[0])); err != nil {
+		return fmt.Errorf("the interpreter in its first line: %w", err)
 	}
 	return nil
 }
@@ -65,8 +82,17 @@ var errNoFormat = errors.New("neither an ELF file nor a script that begins with 
 
 func checkELF(file io.ReaderAt, size int64, path string) error {
 	f, err := objfile.NewFile(file, size, path)
+	var format *objfile.FormatError
+	if errors.As(err, &format) {
+		return fmt.Errorf("malformed ELF file: %s", format.What)
+	}
 	if err != nil {
 		return err
+	}
+	if f.Interp != "" {
+		if _, err := os.Stat(f.Interp); err != nil {
+			return fmt.Errorf("its loader: %w", err)
+		}
 	}
 	if f.Class != 64 {
 		return errors.New("32-bit programs cannot be traced")

@@ -125,7 +125,7 @@ func (s *session) start(pid int) error {
 		return err
 	}
 	if threads == 0 {
-		return fmt.Errorf("process %d has ended", pid)
+		return fmt.Errorf("process %d has ended or is a kernel thread", pid)
 	}
 	return nil
 }
