@@ -113,7 +113,7 @@ func (r *reach) openAll(opts *Options) error {
 				r.roots(l)
 			}
 			// Of the C library only what others import or look up by name is used.
-			if l := r.linkedOf(opened); l != nil && opened.Opened && !l.conduit {
+			if l := r.linkedOf(opened); l != nil && !l.conduit && l.index != 0 {
 				r.lookUpAll(l, o.at, o.load.symbols)
 			}
 		}

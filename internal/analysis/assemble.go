@@ -247,8 +247,12 @@ func (w *walker) slot(p *pointer) Slot {
 	case p.kind == SlotImport:
 		sl.Target = p.target
 	case w.isCode(p.addr):
-		if i, ok := w.stubImport(p.addr); ok {
-			sl.Kind, sl.Target = SlotImport, i
+		if stub := w.stub(p.addr); stub != nil && stub.kind == SlotImport {
+			sl.Kind, sl.Target = SlotImport, stub.target
+		} else if stub != nil {
+			if fn, ok := w.funcAt(stub.addr); ok {
+				sl.Kind, sl.Target = stub.kind, fn
+			}
 		} else if fn, ok := w.funcAt(p.addr); ok {
 			sl.Target = fn
 		}

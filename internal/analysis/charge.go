@@ -66,6 +66,13 @@ type charge struct {
 	// throughOpen is the union over the functions that an open call may enter,
 	// throughPublic over those that one outside of conduits may.
 	throughOpen, throughPublic callset
+	// throughGuarded is the union over the functions whose addresses glibc keeps
+	// mangled, throughExit over those that it calls at exit, and throughServices
+	// over its name services.
+	throughGuarded, throughExit, throughServices callset
+	exits                                        []bool // by function: calls what is registered for exit
+	services                                     []bool // by function: a name service
+	dispatchers                                  []bool // by function: looks name services up
 }
 
 func newCharge(r *reach) *charge {
@@ -107,9 +114,57 @@ func newCharge(r *reach) *charge {
 		}
 	}
 	c.leaks = r.leaks()
+	c.findServices()
 	c.through = c.solve(c.startThrough, c.edgeThrough, &c.throughOpen, &c.throughPublic)
 	c.solveBelow()
 	return c
+}
+
+// findServices finds glibc's own name services, which are called by the functions
+// that look them up and by no others, and these functions.
+func (c *charge) findServices() {
+	c.services, c.dispatchers = make([]bool, len(c.owner)), make([]bool, len(c.owner))
+	lookups := map[fid]bool{}
+	for _, l := range c.objects {
+		if !l.conduit {
+			continue
+		}
+		for i := range l.Exports {
+			e := &l.Exports[i]
+			switch {
+			case e.Kind != ExportFunc:
+			case strings.HasPrefix(e.Name, "_nss_"):
+				c.services[l.first+e.Func] = true
+			case strings.HasPrefix(e.Name, "__nss_"):
+				lookups[l.first+e.Func] = true
+			}
+		}
+	}
+	c.exits = make([]bool, len(c.owner))
+	for _, name := range exitNames {
+		for _, d := range c.defs[name] {
+			if d.export.Kind != ExportFunc || !d.object.conduit {
+				continue
+			}
+			f := d.object.first + d.export.Func
+			c.exits[f] = true
+			for _, e := range c.edges[f] {
+				c.exits[e.to] = true
+			}
+		}
+	}
+	for f := range c.edges {
+		if lookups[fid(f)] || slices.ContainsFunc(c.edges[f], func(e edge) bool { return lookups[e.to] }) {
+			c.dispatchers[f] = true
+		}
+	}
+}
+
+// mangles reports whether glibc may keep the address of f mangled, other than to
+// call it at exit: functions found by dlsym, and its own character conversions,
+// which call the next one in the same way.
+func (c *charge) mangles(f fid) bool {
+	return c.lookedUp[f] || c.owner[f].conduit && c.guardedCalls[f]
 }
 
 // leaks reports whether the C library hands pointers to its private functions to
@@ -188,7 +243,26 @@ func (c *charge) solve(start func(fid) callset, pass func(fid, edge) bool, open,
 				}
 				changed = sets[f].union(from) || changed
 			}
-			if c.escaped[f] {
+			if c.guardedCalls[f] && pass(f, edge{tail: true}) {
+				if c.exits[f] {
+					changed = sets[f].union(&c.throughExit) || changed
+				} else {
+					changed = sets[f].union(&c.throughGuarded) || changed
+				}
+				if c.dispatchers[f] {
+					changed = sets[f].union(&c.throughServices) || changed
+				}
+			}
+			if c.registered[f] || c.registeredUnknown && c.escaped[f] && !c.owner[f].conduit {
+				changed = c.throughExit.union(&sets[f]) || changed
+			}
+			if c.escaped[f] && c.mangles(f) {
+				changed = c.throughGuarded.union(&sets[f]) || changed
+			}
+			if c.escaped[f] && c.services[f] {
+				changed = c.throughServices.union(&sets[f]) || changed
+			}
+			if c.escaped[f] && !c.services[f] {
 				changed = open.union(&sets[f]) || changed
 				if c.enters(f) {
 					changed = public.union(&sets[f]) || changed
@@ -220,7 +294,7 @@ func (c *charge) solveBelow() {
 		list := escaped
 		if f != hub {
 			list = c.edges[f]
-			if i == len(list) && c.open[f] {
+			if i == len(list) && (c.open[f] || c.guardedCalls[f]) {
 				return hub, true
 			}
 		}

@@ -15,8 +15,10 @@ func (w *walker) expr(v value) uint32 {
 		if fn, ok := w.codeTarget(uint64(v.n)); ok {
 			return w.addExpr(Expr{Op: OpFunc, I: fn})
 		}
-		if i, ok := w.stubImport(uint64(v.n)); ok {
-			return w.addExpr(Expr{Op: OpImport, I: i})
+		if p := w.stub(uint64(v.n)); p != nil && p.kind == SlotImport {
+			return w.addExpr(Expr{Op: OpImport, I: p.target})
+		} else if p != nil {
+			return w.addExpr(Expr{Op: OpSlot, N: int64(p.place)})
 		}
 		return w.addExpr(Expr{Op: OpData, N: v.n})
 	case external:
@@ -31,6 +33,8 @@ func (w *walker) expr(v value) uint32 {
 		return w.addExpr(Expr{Op: OpImportSlot, I: v.i, N: v.n})
 	case load:
 		return w.addExpr(Expr{Op: OpLoad, I: w.expr(w.values.list[v.i]), N: v.n})
+	case guarded:
+		return w.addExpr(Expr{Op: OpGuarded})
 	case oneOf:
 		return w.setExpr(w.values.sets[v.i])
 	}
@@ -54,7 +58,7 @@ func (w *walker) codeTarget(addr uint64) (uint32, bool) {
 	if !w.isCode(addr) {
 		return 0, false
 	}
-	if _, ok := w.stubImport(addr); ok {
+	if w.stub(addr) != nil {
 		return 0, false
 	}
 	fn, ok := w.funcAt(addr)
@@ -239,8 +243,10 @@ func (w *walker) escapeOne(v value, off uint32) {
 			}
 			return
 		}
-		if i, ok := w.stubImport(uint64(v.n)); ok {
-			w.ref(Ref{Off: off, Kind: RefImport, Target: i})
+		if p := w.stub(uint64(v.n)); p != nil && p.kind == SlotImport {
+			w.ref(Ref{Off: off, Kind: RefImport, Target: p.target})
+		} else if p != nil {
+			w.slotRef(p.place, off)
 		} else if !w.isCode(uint64(v.n)) {
 			w.dataRef(uint64(v.n), off)
 		}
@@ -388,7 +394,7 @@ func (w *walker) addCall(in *insn, s *state, kind CallKind, target uint32) {
 // it escapes.
 func (w *walker) addArg(in *insn, reg uint8, v value, kind CallKind) {
 	switch v.k {
-	case unknown, tableEntry, tableJump, labelJump:
+	case unknown, tableEntry, tableJump, labelJump, guarded:
 		return
 	case frame:
 		return

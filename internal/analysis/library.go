@@ -223,7 +223,7 @@ func (c *charge) path(f fid, i int) []step {
 		for _, e := range c.edges[g] {
 			add(e.to, g, e.off)
 		}
-		if c.open[g] && !opened {
+		if (c.open[g] || c.guardedCalls[g]) && !opened {
 			opened = true
 			for t := range c.escaped {
 				if c.escaped[t] {

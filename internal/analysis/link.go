@@ -92,16 +92,13 @@ func (p *program) lookup(name, version string) binding {
 	return other
 }
 
-// name returns the symbol that a function is known by, for messages.
-func (l *linked) symbolizer() *objfile.Symbolizer {
+// symbolizer reads the object's symbols. What cannot be read names nothing.
+func (l *linked) symbolizer() (*objfile.File, *objfile.Symbolizer) {
 	f, err := objfile.Open(l.object.Path)
 	if err != nil {
-		return nil
+		return nil, nil
 	}
 	defer f.Close()
-	s, err := f.Symbolizer()
-	if err != nil && s == nil {
-		return nil
-	}
-	return s
+	s, _ := f.Symbolizer() // with an error come the symbols that could be read
+	return f, s
 }

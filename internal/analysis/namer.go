@@ -8,23 +8,29 @@ import (
 type namer struct {
 	*program
 	tables []*objfile.Symbolizer
+	files  []*objfile.File // closed: their headers are still there
 	tried  []bool
 }
 
 func newNamer(p *program) *namer {
-	return &namer{program: p, tables: make([]*objfile.Symbolizer, len(p.objects)), tried: make([]bool, len(p.objects))}
+	return &namer{program: p, tables: make([]*objfile.Symbolizer, len(p.objects)), files: make([]*objfile.File, len(p.objects)), tried: make([]bool, len(p.objects))}
 }
 
 // at names the function that holds an address of object l, and gives the offset
-// in it. Without a name the offset is that of the file, or the address itself.
+// in it. Without a name the offset is that in the file.
 func (n *namer) at(l *linked, addr uint64) (name string, off uint64) {
 	if !n.tried[l.index] {
 		n.tried[l.index] = true
-		n.tables[l.index] = l.symbolizer()
+		n.files[l.index], n.tables[l.index] = l.symbolizer()
 	}
 	if t := n.tables[l.index]; t != nil {
 		if name, off, ok := t.Lookup(addr); ok {
 			return name, off
+		}
+	}
+	if f := n.files[l.index]; f != nil {
+		if off, ok := f.VaddrToOffset(addr); ok {
+			return "", off
 		}
 	}
 	return "", addr

@@ -85,14 +85,7 @@ func (r *reach) dynamic(l *linked, f fid, c uint32, name string) {
 func (r *reach) lookUp(name string, at place) {
 	r.cause = why{at.fn, at.off, byAddress}
 	for _, d := range r.defs[name] {
-		switch d.export.Kind {
-		case ExportFunc:
-			r.escape(d.object.first + d.export.Func)
-		case ExportResolver:
-			r.resolver(d.object, d.export.Func)
-		case ExportData:
-			r.data(d.object, d.export.Value, d.export.Size)
-		}
+		r.lookedUpExport(d)
 	}
 }
 
@@ -128,13 +121,23 @@ func (r *reach) lookUpAll(l *linked, at place, patterns []string) {
 		}) {
 			continue
 		}
-		switch e.Kind {
-		case ExportFunc:
-			r.escape(l.first + e.Func)
-		case ExportResolver:
-			r.resolver(l, e.Func)
-		case ExportData:
-			r.data(l, e.Value, e.Size)
+		r.lookedUpExport(binding{l, e})
+	}
+}
+
+// lookedUpExport lets a symbol that dlsym finds escape.
+func (r *reach) lookedUpExport(b binding) {
+	f := b.object.first + b.export.Func
+	switch b.export.Kind {
+	case ExportFunc:
+		r.lookedUp[f] = true
+		r.escape(f)
+	case ExportResolver:
+		r.resolver(b.object, b.export.Func)
+		for _, t := range r.returned(b.object, b.export.Func) {
+			r.lookedUp[t] = true
 		}
+	case ExportData:
+		r.data(b.object, b.export.Value, b.export.Size)
 	}
 }

@@ -33,7 +33,7 @@ func newPaths(c *charge) *paths {
 				p.callers[e.to] = append(p.callers[e.to], edge{fid(f), e.off, e.tail})
 			}
 		}
-		if c.open[f] && (c.owner[f].conduit || c.openTail(fid(f))) {
+		if (c.open[f] || c.guardedCalls[f]) && (c.owner[f].conduit || c.openTail(fid(f))) {
 			p.openers = append(p.openers, fid(f))
 		}
 	}

@@ -45,6 +45,13 @@ type numbered struct {
 type reach struct {
 	*program
 	reached, escaped []bool
+	// guardedCalls says that a function calls pointers that glibc keeps mangled.
+	guardedCalls []bool
+	// lookedUp says that dlsym may have found a function; registered that it was
+	// given to atexit or its kin, and registeredUnknown that something else was.
+	lookedUp, registered []bool
+	registeredUnknown    bool
+	registrars           map[fid]bool
 	// public says of a conduit's function that its address escapes outside of
 	// conduits.
 	public     []bool
@@ -119,11 +126,12 @@ const (
 	useSite
 	useForward
 	useEscape
+	useRegister
 )
 
 func newReach(p *program) *reach {
 	r := &reach{
-		program: p, streams: map[uint64]*stream{}, waits: map[fid][]string{},
+		program: p, streams: map[uint64]*stream{}, waits: map[fid][]string{}, registrars: map[fid]bool{},
 		unresolved: map[place]bool{},
 		openEnds:   map[place]string{}, wanted: map[string]bool{}, symbols: map[string][]place{},
 	}
@@ -138,6 +146,9 @@ func (r *reach) grow() {
 	r.escaped = append(r.escaped, make([]bool, n)...)
 	r.public = append(r.public, make([]bool, n)...)
 	r.open = append(r.open, make([]bool, n)...)
+	r.guardedCalls = append(r.guardedCalls, make([]bool, n)...)
+	r.lookedUp = append(r.lookedUp, make([]bool, n)...)
+	r.registered = append(r.registered, make([]bool, n)...)
 	r.why = append(r.why, make([]why, n)...)
 	r.edges = append(r.edges, make([][]edge, n)...)
 	r.nodes = append(r.nodes, make([]*[regStack + 1]*node, n)...)
@@ -146,6 +157,7 @@ func (r *reach) grow() {
 		r.spans = append(r.spans, make([]bool, len(l.Spans)))
 		r.slots = append(r.slots, make([]bool, len(l.Slots)))
 		r.guard(l)
+		r.findRegistrars(l)
 	}
 }
 
@@ -580,13 +592,33 @@ func (r *reach) callExpr(l *linked, f fid, c uint32, e Expr) {
 			return
 		}
 		r.callVariable(l, f, c, b.object, b.export.Value+uint64(e.N))
+	case OpGuarded:
+		r.guardedCalls[f] = true
+		r.callUnknown(l, f, c, false)
 	default:
 		if l.isStream(f, e) {
 			r.streamCall(l, f, c, uint64(e.N))
 			return
 		}
+		if e.Op == OpUnknown && l.Funcs[f-l.first].Streams && !r.formats() {
+			return
+		}
 		r.callUnknown(l, f, c, true)
 	}
+}
+
+// formats reports whether the program may have given glibc functions for
+// conversions of its own (printf.h): they are what functions of streams call
+// through pointers that are in no stream's table.
+func (r *reach) formats() bool {
+	for _, name := range []string{"register_printf_function", "register_printf_specifier", "register_printf_type"} {
+		for _, l := range r.objects {
+			if !l.conduit && slices.ContainsFunc(l.Imports, func(im Import) bool { return im.Name == name }) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // callVariable follows a call through a word of data of object o: to what it
@@ -668,6 +700,10 @@ func (r *reach) escapeExpr(l *linked, f fid, off uint32, e Expr) {
 		r.imported(l, e.I, e.N)
 	case OpParam:
 		r.use(nodeKey{f, uint8(e.I)}, use{kind: useEscape, fn: f, off: off})
+	case OpSlot:
+		if s, ok := l.slotAt(uint64(e.N)); ok {
+			r.slot(l, s)
+		}
 	}
 }
 
@@ -683,7 +719,10 @@ func (r *reach) connect(l *linked, f fid, c uint32, to fid) {
 	}
 	r.edges[f] = append(r.edges[f], edge{to, off, l.Calls[c].Tail})
 	r.reach(to, why{f, off, byCall})
-	callee := r.funcOf(to)
+	callee := *r.funcOf(to)
+	if r.registrars[to] {
+		callee.Uses |= 1 << regFirst
+	}
 	missing := callee.Uses
 	for _, a := range l.args(c) {
 		bit := uint32(1) << a.Reg
@@ -714,6 +753,14 @@ func (r *reach) hand(l *linked, f fid, e Expr, to nodeKey) {
 		r.addFunc(to, l.first+e.I, why{f, 0, byAddress})
 	case OpConst:
 		r.addNumber(to, e.N)
+	case OpSlot:
+		if s, ok := l.slotAt(uint64(e.N)); ok && l.Slots[s].Kind == SlotResolver {
+			for _, t := range r.returned(l, l.Slots[s].Target) {
+				r.addFunc(to, t, why{f, 0, byAddress})
+			}
+			return
+		}
+		r.addUnknown(to)
 	case OpParam:
 		r.use(nodeKey{f, uint8(e.I)}, use{kind: useForward, to: to, fn: f})
 	case OpImport:
@@ -819,6 +866,9 @@ func (r *reach) apply(n *node, u use, f *fid, v *int64) {
 		r.connect(l, u.fn, u.call, *f)
 	case u.kind == useEscape && f != nil:
 		r.escape(*f)
+	case u.kind == useRegister && f != nil:
+		r.registered[*f] = true
+		r.escape(*f)
 	case u.kind == useSite && v != nil:
 		r.number(u.fn, l.sites(u.fn - l.first)[u.site], *v)
 	}
@@ -831,7 +881,34 @@ func (r *reach) applyUnknown(u use) {
 		r.addUnknown(u.to)
 	case useCall:
 		r.callUnknown(l, u.fn, u.call, true)
+	case useRegister:
+		r.registeredUnknown = true
 	case useSite:
 		r.unresolved[place{u.fn, l.sites(u.fn - l.first)[u.site].Off}] = true
+	}
+}
+
+// registerNames are the functions that take, first, one to call at exit. glibc
+// keeps it mangled and calls it from exit, __cxa_finalize and the end of threads.
+var registerNames = []string{
+	"__cxa_atexit", "__cxa_at_quick_exit", "__cxa_thread_atexit_impl", "on_exit", "atexit", "at_quick_exit",
+}
+
+// exitNames are the functions that call them, besides private ones that exit
+// calls.
+var exitNames = []string{"__cxa_finalize", "exit", "quick_exit", "__call_tls_dtors"}
+
+func (r *reach) findRegistrars(l *linked) {
+	if !l.conduit {
+		return
+	}
+	for i := range l.Exports {
+		if e := &l.Exports[i]; e.Kind == ExportFunc && slices.Contains(registerNames, e.Name) {
+			f := l.first + e.Func
+			if !r.registrars[f] {
+				r.registrars[f] = true
+				r.use(nodeKey{f, regFirst}, use{kind: useRegister, fn: f})
+			}
+		}
 	}
 }

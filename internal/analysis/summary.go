@@ -165,6 +165,7 @@ const (
 	OpSlot              // what is at the fixed address N
 	OpImportSlot        // what is at import I plus N
 	OpLoad              // what is at expression I plus N
+	OpGuarded           // a pointer that was kept mangled with glibc's pointer guard
 	OpSet               // one of the N expressions from I on
 )
 

@@ -187,6 +187,10 @@ func (w *walker) frameRead(s *state, off uint32) {
 	}
 }
 
+// pointerGuard is the offset of the value in glibc's thread control block that
+// pointers are mangled with (sysdeps/x86_64/nptl/tls.h).
+const pointerGuard = 0x30
+
 // transfer applies an instruction that neither branches nor calls.
 func (w *walker) transfer(in *insn, s *state) {
 	sh := &in.shape
@@ -229,6 +233,10 @@ func (w *walker) transfer(in *insn, s *state) {
 			return
 		}
 		w.other(in, s)
+		if m, ok := sh.Memory(); ok && op == 0x33 && m.Segment == disasm.FS && m.Disp == pointerGuard &&
+			m.Base == disasm.NoRegister && m.Index == disasm.NoRegister {
+			w.set(s, sh.Reg(), value{k: guarded})
+		}
 	case 0x01, 0x03:
 		w.add(in, s)
 	case 0x81, 0x83:

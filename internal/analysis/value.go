@@ -23,6 +23,7 @@ const (
 	tableEntry      // a 32-bit entry of the jump table at n
 	tableJump       // that entry added to value i of the list: the target of a switch
 	labelJump       // an address in the function plus something: where assembly jumps
+	guarded         // a pointer that was kept mangled with the pointer guard (PTR_DEMANGLE)
 	oneOf           // a member of set i
 )
 
@@ -150,7 +151,7 @@ func (m *union) addAll(vs *values, v *value) {
 
 func (m *union) add(v value) {
 	switch v.k {
-	case unknown, tableEntry, tableJump, labelJump, frame:
+	case unknown, tableEntry, tableJump, labelJump, guarded, frame:
 		m.unknown = true
 		return
 	}

@@ -398,6 +398,9 @@ func (w *walker) jumpIndirect(in *insn, s *state) {
 	if table, ok := w.indexed(in, s); ok && w.switchTargets(in, table, 0, 8, s) {
 		return
 	}
+	if v.k == oneOf && slices.ContainsFunc(w.values.sets[v.i], w.isLabel) {
+		v = value{k: labelJump} // a computed goto whose table was not understood
+	}
 	if (v.k == unknown || v.k == labelJump) && !w.blind {
 		w.blind, w.freshBlind = true, true
 	}
