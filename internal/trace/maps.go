@@ -35,10 +35,19 @@ func parseMapsLine(line string) (m mapping, ok bool) {
 	}
 	m.start, m.end = number(low, 16, 64), number(high, 16, 64)
 	m.offset = number(fields[2], 16, 64)
-	m.path = unescapePath(strings.TrimLeft(rest, " "))
+	m.path = filePath(unescapePath(strings.TrimLeft(rest, " ")))
 	m.file = fileID{uint32(number(major, 16, 32)), uint32(number(minor, 16, 32)), number(fields[4], 10, 64), m.path}
 	return m, ok && m.start < m.end
 }
 
 // unescapePath undoes the kernel's \012 for a line feed in a name.
 func unescapePath(path string) string { return strings.ReplaceAll(path, `\012`, "\n") }
+
+// filePath is the name that a file was mapped by. The kernel marks one that has none any more, so that a library would
+// change its name when its package is upgraded; a memory file never has one, and keeps the mark.
+func filePath(path string) string {
+	if strings.HasPrefix(path, "/memfd:") {
+		return path
+	}
+	return strings.TrimSuffix(path, " (deleted)")
+}

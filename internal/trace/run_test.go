@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,7 +20,48 @@ import (
 // TestProcess attaches to a process whose threads run, begin and end meanwhile.
 func TestProcess(t *testing.T) {
 	opts := options(t)
-	program := exec.Command(fixtures.Build(t, "busy", "gcc -O2 -pthread "+source("busy.c")))
+	doc := attach(t, opts, exec.Command(buildBusy(t)), func() {})
+	expected := readExpectations(t, source("busy.c"), "busy", "glibc")
+	expected.check(t, doc, true)
+}
+
+// TestUpgradedProcess attaches to a process whose libc was deleted, as an upgrade does. It is still a libc.
+func TestUpgradedProcess(t *testing.T) {
+	opts := options(t)
+	program := exec.Command(buildBusy(t))
+	folder := t.TempDir()
+	libc := filepath.Join(folder, "libc.so.6")
+	copyFile(t, libcPath(t), libc)
+	program.Env = append(os.Environ(), "LD_LIBRARY_PATH="+folder)
+	doc := attach(t, opts, program, func() {
+		if err := os.Remove(libc); err != nil {
+			t.Fatal(err)
+		}
+	})
+	expected := readExpectations(t, source("busy.c"), "busy", "glibc")
+	expected.check(t, doc, true)
+	if !slices.ContainsFunc(doc.Programs[0].Objects, func(o attribution.Object) bool { return o.Path == libc }) {
+		t.Errorf("no object %s", libc)
+	}
+}
+
+func libcPath(t *testing.T) string {
+	t.Helper()
+	path, err := exec.Command("gcc", "-print-file-name=libc.so.6").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(path))
+}
+
+func buildBusy(t *testing.T) string {
+	t.Helper()
+	return fixtures.Build(t, "busy", "gcc -O2 -pthread "+source("busy.c"))
+}
+
+// attach starts the program of busy.c and traces it from when its threads run. running is called before that.
+func attach(t *testing.T, opts Options, program *exec.Cmd, running func()) *attribution.Document {
+	t.Helper()
 	ready, err := program.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -32,6 +76,7 @@ func TestProcess(t *testing.T) {
 	if _, err := ready.Read(make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
+	running()
 	opts.Log = func(format string, args ...any) {
 		t.Logf(format, args...)
 		if strings.HasPrefix(format, "tracing process") {
@@ -45,8 +90,7 @@ func TestProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	expected := readExpectations(t, source("busy.c"), "busy", "glibc")
-	expected.check(t, result.Document, true)
+	return result.Document
 }
 
 // TestNoFollow stays with the first process, whose threads are its own and whose children are not.
@@ -136,7 +180,7 @@ func TestEndedProcess(t *testing.T) {
 // TestCancel: a trace that is ended early has a document, and the command goes on.
 func TestCancel(t *testing.T) {
 	opts := options(t)
-	program := exec.Command(fixtures.Build(t, "busy", "gcc -O2 -pthread "+source("busy.c")))
+	program := exec.Command(buildBusy(t))
 	if err := program.Start(); err != nil {
 		t.Fatal(err)
 	}

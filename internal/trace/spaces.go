@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"bulkhead/internal/perf"
 )
 
@@ -66,7 +68,8 @@ func (s *spaces) apply(records []perf.Record) []processMapping {
 			}
 		case perf.Map:
 			if l != nil {
-				m := mapping{r.Time, r.Start, r.End, r.Offset, fileID{r.Major, r.Minor, r.Inode, r.Path}, r.Path}
+				path := filePath(r.Path)
+				m := mapping{r.Time, r.Start, r.End, r.Offset, fileID{r.Major, r.Minor, r.Inode, path}, path}
 				l.maps = append(l.maps, m)
 				made = append(made, processMapping{r.PID, m})
 			}
@@ -88,14 +91,14 @@ func (s *spaces) latest(pid int) *life {
 	return nil
 }
 
-// forget drops what ended a while ago.
+// forget drops what ended a while ago. A process may go on without its first thread.
 func (s *spaces) forget(now uint64, after time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for pid, all := range s.lives {
 		kept := all[:0]
-		for _, l := range all {
-			if l.died == 0 || l.died+uint64(after) > now {
+		for i, l := range all {
+			if l.died == 0 || l.died+uint64(after) > now || i == len(all)-1 && exists(pid) {
 				kept = append(kept, l)
 			}
 		}
@@ -106,6 +109,8 @@ func (s *spaces) forget(now uint64, after time.Duration) {
 		}
 	}
 }
+
+func exists(pid int) bool { return unix.Kill(pid, 0) == nil }
 
 // snapshot reads what a process has mapped now: for processes that were there before the records began. The mappings
 // count from its birth on.
