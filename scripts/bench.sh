@@ -60,7 +60,7 @@ redis_traced() { requests=100000 redis_rate "$bulkhead" trace --out "$work/doc.j
 redis_chains() { requests=100000 redis_rate "$bulkhead" trace --chains --out "$work/doc.json" --; }
 redis_strace() { requests=2000 redis_rate strace -f -o /dev/null; }
 
-# start WRAPPER: milliseconds from the command to the first call of redis-server, by the stream's own clock.
+# start: milliseconds from the command to the first call of redis-server, by the stream's own clock.
 start() {
 	python3 - "$bulkhead" <<-'EOF'
 	import json, subprocess, sys, time

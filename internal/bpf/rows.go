@@ -21,16 +21,21 @@ const (
 // blocks fill shards that are made when needed. Nothing is freed before Close.
 type rowStore struct {
 	mu        sync.Mutex
-	maps      *traceMaps
+	objects   *ebpf.Map
+	ruleMap   *ebpf.Map
+	shardMap  *ebpf.Map
 	shardSpec *ebpf.MapSpec
 	shards    []func() (*ebpf.Map, error)
 	blocks    uint32 // in use
 	rules     map[traceRule]uint16
 }
 
-func newRowStore(maps *traceMaps, shard *ebpf.MapSpec) *rowStore {
+func newRowStore(maps map[string]*ebpf.Map, shard *ebpf.MapSpec) *rowStore {
 	// Rule 0 of the map is RULE_NONE, as it was made.
-	s := &rowStore{maps: maps, shardSpec: shard, rules: map[traceRule]uint16{{}: 0}}
+	s := &rowStore{
+		objects: maps["objects"], ruleMap: maps["rules"], shardMap: maps["shards"],
+		shardSpec: shard, rules: map[traceRule]uint16{{}: 0},
+	}
 	for i := range uint32(firstShards) {
 		s.shards = append(s.shards, s.newShard(i))
 	}
@@ -78,7 +83,7 @@ func (s *rowStore) load(id ObjectID, table *cfi.Table, conduit bool) error {
 			return err
 		}
 	}
-	if err := s.maps.Objects.Put(uint32(id), object); err != nil {
+	if err := s.objects.Put(uint32(id), object); err != nil {
 		return fmt.Errorf("open object %d for walks: %w", id, err)
 	}
 	return nil
@@ -95,7 +100,7 @@ func (s *rowStore) addRules(rules []cfi.Rule) ([]uint16, error) {
 				return nil, fmt.Errorf("more than %d distinct unwind rules", math.MaxUint16)
 			}
 			id = uint16(len(s.rules))
-			if err := s.maps.Rules.Put(uint32(id), kernel); err != nil {
+			if err := s.ruleMap.Put(uint32(id), kernel); err != nil {
 				return nil, fmt.Errorf("store an unwind rule: %w", err)
 			}
 			s.rules[kernel] = id
@@ -194,8 +199,8 @@ func fillBlock(b *traceBlock, rows []cfi.Row, rules []uint16) []cfi.Row {
 // shards waits for all running BPF programs, tens of milliseconds, so all are put at once and the spare one by itself.
 func (s *rowStore) grow(blocks uint32) error {
 	need := int((s.blocks+blocks+shardBlocks-1)/shardBlocks) + 1
-	if need > int(s.maps.Shards.MaxEntries()) {
-		return fmt.Errorf("%d blocks of unwind rows do not fit into %d shards", blocks, s.maps.Shards.MaxEntries())
+	if need > int(s.shardMap.MaxEntries()) {
+		return fmt.Errorf("%d blocks of unwind rows do not fit into %d shards", blocks, s.shardMap.MaxEntries())
 	}
 	for len(s.shards) < need {
 		s.shards = append(s.shards, s.newShard(uint32(len(s.shards))))
@@ -215,7 +220,7 @@ func (s *rowStore) newShard(index uint32) func() (*ebpf.Map, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := s.maps.Shards.Put(index, m); err != nil {
+		if err := s.shardMap.Put(index, m); err != nil {
 			return nil, errors.Join(err, m.Close())
 		}
 		return m, nil

@@ -55,6 +55,8 @@ volatile const bool stream = false;     /* send every call */
 
 /* The process to mark, in the tracer's PID namespace: see mark. */
 u32 mark_pid = 0;
+/* The object of its main executable: its threads may be too busy with their mappings to look for it. */
+u32 mark_program = 0;
 /* That namespace and its depth: noted by mark, which the tracer runs. */
 u64 pid_space = 0;
 u32 pid_level = 0;
@@ -626,7 +628,7 @@ int BPF_PROG(sys_enter, struct pt_regs *regs, long nr)
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(sched_process_fork, struct task_struct *parent, struct task_struct *child)
 {
-	struct task *from, *to;
+	struct task *from, *to, start = {};
 	u64 from_mm, to_mm;
 	struct space *space;
 
@@ -635,12 +637,15 @@ int BPF_PROG(sched_process_fork, struct task_struct *parent, struct task_struct 
 	from = bpf_task_storage_get(&tasks, parent, 0, 0);
 	if (!from || (!follow && parent->tgid != child->tgid))
 		return 0;
-	to = bpf_task_storage_get(&tasks, child, from, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	start.program = from->program;
+	to = bpf_task_storage_get(&tasks, child, &start, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!to) {
 		increment(from->program, TALLY_UNTRACKED);
 		return 0;
 	}
-	__sync_fetch_and_add(&live, 1);
+	/* The iterator may have marked the child already. */
+	if (!__sync_lock_test_and_set(&to->alive, 1))
+		__sync_fetch_and_add(&live, 1);
 	/* A copied address space has the same code at the same places. */
 	from_mm = (u64)parent->mm;
 	to_mm = (u64)child->mm;
@@ -697,8 +702,11 @@ int mark(struct bpf_iter__task *ctx)
 	if (!task->mm || task->flags & PF_EXITING) /* a kernel thread, or about to end */
 		return 0;
 	traced = bpf_task_storage_get(&tasks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (traced && !__sync_lock_test_and_set(&traced->alive, 1))
+	if (traced && !__sync_lock_test_and_set(&traced->alive, 1)) {
 		__sync_fetch_and_add(&live, 1);
+		if (!traced->program)
+			traced->program = mark_program;
+	}
 	/* sched_process_exit may have come before the mark */
 	if (*(volatile unsigned int *)&task->flags & PF_EXITING)
 		count_out(traced);

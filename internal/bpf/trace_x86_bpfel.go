@@ -338,6 +338,7 @@ const (
 	traceVarFollow             = "follow"
 	traceVarLive               = "live"
 	traceVarMarkPid            = "mark_pid"
+	traceVarMarkProgram        = "mark_program"
 	traceVarNextObject         = "next_object"
 	traceVarNextSpace          = "next_space"
 	traceVarPidLevel           = "pid_level"
@@ -438,6 +439,7 @@ type traceVariableSpecs struct {
 	Follow             *ebpf.VariableSpec `ebpf:"follow"`
 	Live               *ebpf.VariableSpec `ebpf:"live"`
 	MarkPid            *ebpf.VariableSpec `ebpf:"mark_pid"`
+	MarkProgram        *ebpf.VariableSpec `ebpf:"mark_program"`
 	NextObject         *ebpf.VariableSpec `ebpf:"next_object"`
 	NextSpace          *ebpf.VariableSpec `ebpf:"next_space"`
 	PidLevel           *ebpf.VariableSpec `ebpf:"pid_level"`
@@ -523,6 +525,7 @@ type traceVariables struct {
 	Follow             *ebpf.Variable `ebpf:"follow"`
 	Live               *ebpf.Variable `ebpf:"live"`
 	MarkPid            *ebpf.Variable `ebpf:"mark_pid"`
+	MarkProgram        *ebpf.Variable `ebpf:"mark_program"`
 	NextObject         *ebpf.Variable `ebpf:"next_object"`
 	NextSpace          *ebpf.Variable `ebpf:"next_space"`
 	PidLevel           *ebpf.Variable `ebpf:"pid_level"`

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"strings"
+	"sync"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 )
@@ -22,6 +25,7 @@ type Options struct {
 // Tracer is the loaded and attached trace program.
 type Tracer struct {
 	objects traceObjects
+	shared  map[string]*ebpf.Map
 	links   []link.Link
 	mark    *link.Iter
 	events  *ringbuf.Reader
@@ -30,6 +34,8 @@ type Tracer struct {
 
 // NewTracer loads the trace programs and attaches them. No task is traced until Mark.
 func NewTracer(opts Options) (*Tracer, error) {
+	kernelTypes := sync.OnceValues(btf.LoadKernelSpec)
+	go kernelTypes() // while the maps are made
 	spec, err := loadTrace()
 	if err != nil {
 		return nil, fmt.Errorf("read the built-in BPF object: %w", err)
@@ -37,16 +43,37 @@ func NewTracer(opts Options) (*Tracer, error) {
 	if err := configure(spec, opts); err != nil {
 		return nil, err
 	}
-	t := &Tracer{}
-	if err := spec.LoadAndAssign(&t.objects, nil); err != nil {
-		return nil, fmt.Errorf("load BPF programs: %w", err)
+	t := &Tracer{shared: map[string]*ebpf.Map{}}
+	if err := t.load(spec, kernelTypes); err != nil {
+		return nil, errors.Join(fmt.Errorf("load BPF programs: %w", err), t.Close())
 	}
-	shard := spec.Maps["shards"].InnerMap
-	t.rows = newRowStore(&t.objects.traceMaps, shard)
 	if err := t.attach(); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
 	return t, nil
+}
+
+// load makes the maps first, so that the row store is ready when the verifier is done with the programs.
+func (t *Tracer) load(spec *ebpf.CollectionSpec, kernelTypes func() (*btf.Spec, error)) error {
+	for name, m := range spec.Maps {
+		if strings.HasPrefix(name, ".") { // variables
+			continue
+		}
+		made, err := ebpf.NewMap(m)
+		if err != nil {
+			return fmt.Errorf("make map %s: %w", name, err)
+		}
+		t.shared[name] = made
+	}
+	t.rows = newRowStore(t.shared, spec.Maps["shards"].InnerMap)
+	types, err := kernelTypes()
+	if err != nil {
+		return err
+	}
+	return spec.LoadAndAssign(&t.objects, &ebpf.CollectionOptions{
+		MapReplacements: t.shared,
+		Programs:        ebpf.ProgramOptions{KernelTypes: types},
+	})
 }
 
 func configure(spec *ebpf.CollectionSpec, opts Options) error {
@@ -98,6 +125,9 @@ func (t *Tracer) Close() error {
 		errs = append(errs, t.mark.Close())
 	}
 	errs = append(errs, t.rows.Close(), t.objects.Close())
+	for _, m := range t.shared {
+		errs = append(errs, m.Close())
+	}
 	return errors.Join(errs...)
 }
 
@@ -112,9 +142,10 @@ func (t *Tracer) Detach() error {
 }
 
 // Mark starts the tracing of all threads of a process and returns how many threads are traced.
-// The process number is one of the tracer's PID namespace.
-func (t *Tracer) Mark(pid int) (uint64, error) {
-	if err := t.objects.MarkPid.Set(uint32(pid)); err != nil {
+// The process number is one of the tracer's PID namespace; program is the object of its main executable.
+func (t *Tracer) Mark(pid int, program ObjectID) (uint64, error) {
+	err := errors.Join(t.objects.MarkPid.Set(uint32(pid)), t.objects.MarkProgram.Set(uint32(program)))
+	if err != nil {
 		return 0, fmt.Errorf("mark process %d: %w", pid, err)
 	}
 	// A thread that an unmarked one starts behind the iterator's back is found by the next round.
