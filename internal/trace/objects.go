@@ -137,6 +137,16 @@ func (o *objects) openPath(path string) (*object, error) {
 	return o.open(file, path)
 }
 
+// program returns the number of a process's main executable.
+func (o *objects) program(pid int) (bpf.ObjectID, error) {
+	file, err := os.Open(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil {
+		return bpf.ObjectUnknown, err
+	}
+	defer file.Close()
+	return o.identify(file)
+}
+
 // openMapping adds the file behind a mapping of a process and starts loading it. It is found even when it was deleted or
 // replaced, as long as the process has it mapped, and by its path after that.
 func (o *objects) openMapping(m processMapping) (*object, error) {

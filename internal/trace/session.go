@@ -120,7 +120,12 @@ func (s *session) start(pid int) error {
 		s.prepare(m)
 	}
 	s.objects.wait() // or every call of a running process would be captured
-	threads, err := s.tracer.Mark(pid)
+	program, err := s.objects.program(pid)
+	if err != nil {
+		return err
+	}
+	s.seen.program(program)
+	threads, err := s.tracer.Mark(pid, program)
 	if err != nil {
 		return err
 	}
