@@ -21,6 +21,7 @@ type linked struct {
 	bound   []binding // by import; resolved on demand
 	asked   []bool
 	index   int
+	shared  *[2]uint64 // bounds of _rtld_global_ro, once asked for
 }
 
 // A binding is the definition that an import resolves to.

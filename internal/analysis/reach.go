@@ -255,6 +255,9 @@ func (r *reach) escape(f fid) {
 		return
 	}
 	r.escaped[f] = true
+	if debugEscape != nil {
+		debugEscape(r, f)
+	}
 	r.reach(f, r.cause)
 	for uses, reg := r.funcOf(f).Uses, uint8(0); uses != 0; uses, reg = uses>>1, reg+1 {
 		if uses&1 != 0 {
@@ -284,8 +287,29 @@ func (r *reach) span(l *linked, i uint32) {
 			r.streamFunc(sl.Addr-l.Spans[i].Start, l.first+sl.Target)
 			continue
 		}
+		if l.byField(sl.Addr) {
+			continue
+		}
 		r.slot(l, s)
 	}
+}
+
+// byField reports whether addr is in the structure that glibc's loader shares with
+// libc: its fields are named one by one (GLRO in sysdeps/generic/ldsodefs.h), so
+// that its address alone leads to none of its function pointers.
+func (l *linked) byField(addr uint64) bool {
+	if !l.object.Interp || len(l.Lazy) == 0 {
+		return false
+	}
+	if l.shared == nil {
+		l.shared = new([2]uint64)
+		for i := range l.Exports {
+			if e := &l.Exports[i]; e.Name == "_rtld_global_ro" {
+				*l.shared = [2]uint64{e.Value, e.Value + e.Size}
+			}
+		}
+	}
+	return addr >= l.shared[0] && addr < l.shared[1]
 }
 
 func (r *reach) stream(off uint64) *stream {
@@ -912,3 +936,5 @@ func (r *reach) findRegistrars(l *linked) {
 		}
 	}
 }
+
+var debugEscape func(*reach, fid)

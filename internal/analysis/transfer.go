@@ -173,7 +173,7 @@ func (w *walker) keep(s *state, off, size int64, v value, at uint32) {
 	if w.emit {
 		for _, m := range w.values.members(&v) {
 			if carries(m) {
-				w.held = append(w.held, m)
+				w.held = append(w.held, stackWord{off, size, m})
 			}
 		}
 	}

@@ -72,7 +72,7 @@ type walker struct {
 	uses                       uint32
 	// held are code addresses and parameters stored in the function's frame; they
 	// escape if the frame's address does.
-	held         []value
+	held         []stackWord
 	frameEscapes bool
 	escapedFrom  int64   // the lowest word of the frame whose address escapes
 	lost         []value // forgotten in a merge
@@ -124,8 +124,11 @@ func (w *walker) note() {
 		}
 	}
 	if w.frameEscapes {
-		for _, v := range w.held {
-			w.escapeOne(v, 0)
+		for _, word := range w.held {
+			// An object in the frame lies at and above its address.
+			if word.off >= w.escapedFrom {
+				w.escapeOne(word.v, 0)
+			}
 		}
 	}
 	for _, v := range w.lost {
