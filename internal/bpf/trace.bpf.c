@@ -25,7 +25,9 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define MAX_TALLIES 16384
 #define MAX_SPACES 16384
 #define RING_BYTES (16 << 20)
-#define STACK_BYTES (64 << 10) /* captured for a chain */
+#define RING_FULL (RING_BYTES / 4 * 3)
+#define HOLD_BACK_SPINS 50000
+#define STACK_BYTES (256 << 10) /* captured for a chain */
 #define TOP_BYTES (16 << 10)   /* captured for an origin */
 #define MAX_CAPTURED 8192
 #define PAGE 4096
@@ -428,6 +430,22 @@ __noinline u32 copy_stack(struct capture_event *e, u64 end, u32 limit)
 	return bytes;
 }
 
+static long ring_has_room(u32 i, void *unused)
+{
+	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) < RING_FULL;
+}
+
+/*
+ * Slow a target down that makes captures faster than user space takes them, a
+ * millisecond a call at most: better than losing the call. It happens for a
+ * moment when the rows of a large file are made on a busy machine.
+ */
+static __always_inline void hold_back(void)
+{
+	if (bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >= RING_FULL)
+		bpf_loop(HOLD_BACK_SPINS, ring_has_room, NULL, 0);
+}
+
 /* Hand the stack to user space. */
 static __noinline int capture(struct task_struct *task, struct pt_regs *regs,
 			      struct count_key *key, u32 flags, struct walk *w)
@@ -450,6 +468,7 @@ static __noinline int capture(struct task_struct *task, struct pt_regs *regs,
 	if (size > STACK_BYTES)
 		size = STACK_BYTES;
 	size += __builtin_offsetof(struct capture_event, stack);
+	hold_back();
 	if (bpf_ringbuf_output(&events, e, size, 0)) {
 		increment(key->program, flags & CAPTURE_COUNT ? TALLY_LOST : TALLY_LOST_STACKS);
 		return -1;
@@ -639,6 +658,8 @@ int BPF_PROG(sched_process_fork, struct task_struct *parent, struct task_struct 
 		return 0;
 	start.program = from->program;
 	to = bpf_task_storage_get(&tasks, child, &start, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!to) /* maybe because the iterator makes it at this moment */
+		to = bpf_task_storage_get(&tasks, child, 0, 0);
 	if (!to) {
 		increment(from->program, TALLY_UNTRACKED);
 		return 0;

@@ -39,7 +39,7 @@ type traceCaptureEvent struct {
 	Object uint32
 	Bytes  uint32
 	Pad    uint32
-	Stack  [65536]uint8
+	Stack  [262144]uint8
 }
 
 type traceCaptureFlags uint32

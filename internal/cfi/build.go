@@ -74,8 +74,8 @@ func (e *ehFrame) locate(segs segments) {
 // build makes the table from the entries of .eh_frame and from spans of other origin. Both are sorted; where they
 // overlap the entries win.
 func (e *ehFrame) build(spans []span) *Table {
-	b := newTableBuilder(len(e.data) / 12)
-	x := &executor{builder: b, section: e, known: make(map[state]verdict, 512)}
+	b := newTableBuilder(min(len(e.data)/12, 32*len(e.entries)))
+	x := &executor{builder: b, section: e, known: make(map[state]verdict)}
 	for i := range e.entries {
 		entry := &e.entries[i]
 		for len(spans) > 0 && spans[0].begin < entry.begin+entry.bias {

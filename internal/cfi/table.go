@@ -167,7 +167,7 @@ type tableBuilder struct {
 }
 
 func newTableBuilder(rows int) *tableBuilder {
-	b := &tableBuilder{index: make(map[Rule]uint16, 512)}
+	b := &tableBuilder{index: make(map[Rule]uint16)}
 	b.Rows = make([]Row, 0, rows)
 	b.intern(Rule{})
 	return b

@@ -27,14 +27,40 @@ func (c *capture) bytes() int64 { return int64(len(c.stack)) + 256 }
 
 func (s *session) walkCaptures() {
 	defer s.walkers.Done()
+	early := earlyRows{}
 	for c := range s.captures {
-		s.walk(c)
+		s.walk(c, early)
 		s.room.Release(c.bytes())
 	}
 }
 
+// earlyRows answers for single functions of the objects whose rows are still being made.
+type earlyRows map[*object]*cfi.Functions
+
+// table returns the rows of an object as far as they are needed for a file offset.
+func (e earlyRows) table(obj *object, offset uint64) *cfi.Table {
+	select {
+	case <-obj.loaded:
+		delete(e, obj)
+		return obj.table
+	default:
+	}
+	functions, known := e[obj]
+	if !known && obj.file != nil {
+		functions = readFunctions(obj.file, obj.path)
+		e[obj] = functions
+	}
+	if functions != nil {
+		if table := functions.At(offset); table != nil {
+			return table
+		}
+	}
+	<-obj.loaded
+	return obj.table
+}
+
 // walk finishes what the kernel's walk could not.
-func (s *session) walk(c *capture) {
+func (s *session) walk(c *capture, early earlyRows) {
 	s.syncRecords()
 	pid := int(c.event.Pid)
 	if !s.spaces.known(pid) {
@@ -42,7 +68,7 @@ func (s *session) walk(c *capture) {
 			s.opts.Log("a stack of process %d came without its mappings: %v", pid, err)
 		}
 	}
-	walked, err := cfi.Unwind(c.registers(), cfi.StackCopy{Base: c.regs.Sp &^ (pageSize - 1), Data: c.stack}, s.resolver(c), maxFrames)
+	walked, err := cfi.Unwind(c.registers(), cfi.StackCopy{Base: c.regs.Sp &^ (pageSize - 1), Data: c.stack}, s.resolver(c, early), maxFrames)
 	frames := make([]bpf.Frame, len(walked))
 	for i, f := range walked {
 		frames[i], _ = s.frame(c, f.PC)
@@ -116,20 +142,19 @@ func (s *session) frame(c *capture, address uint64) (bpf.Frame, *object) {
 	if obj == nil {
 		return bpf.Frame{}, nil
 	}
-	<-obj.loaded
 	if obj.id == bpf.ObjectAnonymous {
 		return bpf.Frame{Object: uint32(obj.id)}, obj
 	}
 	return bpf.Frame{Object: uint32(obj.id), Offset: uint32(address - m.start + m.offset)}, obj
 }
 
-func (s *session) resolver(c *capture) cfi.Resolver {
+func (s *session) resolver(c *capture, early earlyRows) cfi.Resolver {
 	return func(address uint64) (*cfi.Table, uint64, bool) {
 		frame, obj := s.frame(c, address)
 		if obj == nil {
 			return nil, 0, false
 		}
-		return obj.table, uint64(frame.Offset), true
+		return early.table(obj, uint64(frame.Offset)), uint64(frame.Offset), true
 	}
 }
 

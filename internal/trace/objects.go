@@ -24,7 +24,8 @@ type object struct {
 	conduit bool
 
 	loaded   chan struct{}
-	fileRows // valid once loaded is closed
+	fileRows          // valid once loaded is closed
+	file     *os.File // nil: not read from a file
 
 	symbols func() *objfile.Symbolizer
 	imports func() imports
@@ -229,6 +230,7 @@ func (o *objects) open(file *os.File, path string) (*object, error) {
 		return known, nil
 	}
 	obj := o.add(id, path)
+	obj.file = file
 	go func() { o.load(obj, o.rows.read(file, path)) }()
 	return obj, nil
 }

@@ -93,6 +93,23 @@ func (r *rowReader) make(file io.ReaderAt, size int64, path string) (rows fileRo
 	return rows
 }
 
+// readFunctions is make for a single function at a time.
+func readFunctions(file *os.File, path string) *cfi.Functions {
+	info, err := file.Stat()
+	if err != nil {
+		return nil
+	}
+	elf, err := objfile.NewFile(file, info.Size(), path)
+	if err != nil {
+		return nil
+	}
+	functions, err := cfi.OpenFunctions(elf)
+	if err != nil {
+		return nil
+	}
+	return functions
+}
+
 // identity is a file with its content, as far as the file system tells.
 type identity struct {
 	device, inode uint64

@@ -62,6 +62,7 @@ func buildBusy(t *testing.T) string {
 // attach starts the program of busy.c and traces it from when its threads run. running is called before that.
 func attach(t *testing.T, opts Options, program *exec.Cmd, running func()) *attribution.Document {
 	t.Helper()
+	opts.EveryChain = false // which is not for a process in the middle of its work
 	ready, err := program.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

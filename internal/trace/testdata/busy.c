@@ -1,5 +1,5 @@
-// The target of --pid: threads that are in and between system calls while others come and go. Told by SIGUSR1 each makes
-// a known number of calls, as does each of ten new threads; told by SIGTERM the process ends.
+// The target of --pid: threads that are in and between system calls while others come and go. Told by SIGUSR1 the process
+// starts ten more, and then each makes a known number of calls; told by SIGTERM the process ends.
 //
 // want: PROGRAM getuid 6000 via=getuid chain=PROGRAM frames=works
 // want: PROGRAM getgid 1 via=getgid chain=PROGRAM frames=main
@@ -11,7 +11,7 @@
 
 enum { THREADS = 50, LATE = 10, CALLS = 100 };
 
-static atomic_int counted, ended;
+static atomic_int counted, all, ended;
 
 static void told(int signal) {
 	if (signal == SIGUSR1)
@@ -25,7 +25,7 @@ static void moment(void) { nanosleep(&(struct timespec){.tv_nsec = 1000000}, NUL
 static void *short_lived(void *unused) { return unused; }
 
 static void *works(void *unused) {
-	while (!counted) {
+	while (!all) {
 		getppid();
 		moment();
 	}
@@ -49,8 +49,10 @@ int main(void) {
 	while (!counted) {
 		pthread_create(&other, NULL, short_lived, NULL);
 		pthread_join(other, NULL);
+		moment();
 	}
 	start(threads + THREADS, LATE);
+	all = 1;
 	for (int i = 0; i < THREADS + LATE; i++)
 		pthread_join(threads[i], NULL);
 	getgid();
