@@ -21,7 +21,7 @@ setup:
 generate:
 	go generate ./internal/bpf ./internal/syscalls
 generated: setup generate
-	git diff --exit-code -- internal/bpf internal/syscalls
+	git diff --exit-code -- internal/bpf/*_bpfel.* internal/syscalls/z*.go
 
 bench: setup bulkhead
 	scripts/bench.sh
