@@ -20,12 +20,14 @@ type analysisFlags struct {
 	with     []string
 	conduits []string
 	noCache  bool
+	leaveOut bool
 }
 
 func (f *analysisFlags) register(command *cobra.Command) {
 	command.Flags().StringVar(&f.sysroot, "sysroot", "", "look for the program and its libraries below `DIR`, an unpacked image")
 	command.Flags().StringArrayVar(&f.with, "with", nil, "a `LIB` that the program opens at run time (repeatable)")
 	command.Flags().StringArrayVar(&f.conduits, "conduit", nil, "do not charge libraries that match `PATTERN` (repeatable)")
+	command.Flags().BoolVar(&f.leaveOut, "no-plugins", false, "do not follow known plug-ins (NSS, PAM, ...): list them as open ends")
 	command.Flags().BoolVar(&f.noCache, "no-cache", false, "neither read nor write summaries of libraries")
 }
 
@@ -39,6 +41,7 @@ func (f *analysisFlags) options() (analysis.Options, error) {
 	opts := analysis.Options{
 		Loading:  dso.Options{Sysroot: f.sysroot, With: f.with},
 		Conduits: conduits,
+		LeaveOut: f.leaveOut,
 		Progress: slowProgress(),
 	}
 	if !f.noCache {

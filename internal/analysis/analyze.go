@@ -22,6 +22,8 @@ type Options struct {
 	// Plugins are the libraries that others open by names that are not in their
 	// code; nil means LoadPlugins("").
 	Plugins Plugins
+	// LeaveOut makes open ends of the plug-ins, instead of following them.
+	LeaveOut bool
 	// Progress, if set, is called with each object before it is summarised.
 	Progress func(path string)
 }
@@ -59,7 +61,7 @@ func analyze(path string, opts Options, more func(*reach)) (*Result, error) {
 		return nil, err
 	}
 	r := newReach(p)
-	r.set, r.plugins, r.closed = set, opts.Plugins, len(opts.Loading.With) > 0
+	r.set, r.plugins, r.leaveOut, r.closed = set, opts.Plugins, opts.LeaveOut, len(opts.Loading.With) > 0
 	r.run()
 	more(r)
 	if err := r.openAll(&opts); err != nil {

@@ -234,7 +234,7 @@ func (w *walker) escapeOne(v value, off uint32) {
 		w.escapes |= 1 << v.i
 	case address:
 		if !w.emit {
-			w.lost = append(w.lost, v)
+			w.lost[v] = struct{}{}
 			return
 		}
 		if fn, ok := w.codeTarget(uint64(v.n)); ok {
@@ -252,7 +252,7 @@ func (w *walker) escapeOne(v value, off uint32) {
 		}
 	case external:
 		if !w.emit {
-			w.lost = append(w.lost, v)
+			w.lost[v] = struct{}{}
 			return
 		}
 		w.ref(Ref{Off: off, Kind: RefImport, Target: v.i, Addend: v.n})

@@ -27,6 +27,10 @@ func (r *reach) named(l *linked, at place, text string) {
 		r.want(l, at, pluginLoad{name: text})
 	}
 	for _, x := range r.plugins.loads(l.object, text, r.set) {
+		if r.leaveOut {
+			r.openEnds[at] = "plug-ins, which were left out: " + text
+			continue
+		}
 		r.want(l, at, x)
 	}
 }

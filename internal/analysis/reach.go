@@ -66,6 +66,7 @@ type reach struct {
 	work       []fid
 	openEnds   map[place]string
 	plugins    Plugins
+	leaveOut   bool // plug-ins are open ends
 	set        *dso.Set
 	closed     bool            // the user has said what else is opened
 	wanted     map[string]bool // libraries that may be opened

@@ -673,7 +673,7 @@ func (s *scanner) walkAll() {
 	s.facts = make([]funcFacts, len(s.ranges))
 	s.addExpr(Expr{}) // OpUnknown is expression 0
 	clear(s.late)
-	w := &walker{scanner: s, refSeen: map[Ref]struct{}{}}
+	w := &walker{scanner: s, refSeen: map[Ref]struct{}{}, lost: map[value]struct{}{}}
 	for fn := range s.ranges {
 		w.function(uint32(fn))
 	}

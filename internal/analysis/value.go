@@ -34,6 +34,25 @@ type value struct {
 	n int64
 }
 
+// anything is what a set becomes that grew too large: unknown, and it stays so
+// whatever it is merged with, which makes walks end.
+var anything = value{k: unknown, i: 1}
+
+// dropMembers calls dropped for the members of v that a loss matters for.
+func dropMembers(vs *values, v value, dropped func(value)) {
+	if v.k != oneOf {
+		if carries(v) {
+			dropped(v)
+		}
+		return
+	}
+	for _, m := range vs.sets[v.i] {
+		if carries(m) {
+			dropped(m)
+		}
+	}
+}
+
 // maxSet bounds the members of a set; a merge beyond it is unknown, and the
 // addresses in it escape.
 const maxSet = 12
@@ -109,6 +128,11 @@ func (vs *values) merge(a, b value, dropped func(value)) value {
 	if a == b {
 		return a
 	}
+	if a == anything || b == anything {
+		dropMembers(vs, a, dropped)
+		dropMembers(vs, b, dropped)
+		return anything
+	}
 	if !carries(a) && !carries(b) && !(a.k == constant && b.k == constant) {
 		return value{}
 	}
@@ -123,7 +147,7 @@ func (vs *values) merge(a, b value, dropped func(value)) value {
 		for _, v := range m.set[:m.n] {
 			dropped(v)
 		}
-		return value{}
+		return anything
 	case m.n == 0:
 		return value{}
 	case m.n == 1 && !m.unknown:

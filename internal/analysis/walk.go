@@ -1,6 +1,7 @@
 package analysis
 
 import (
+	"maps"
 	"slices"
 
 	"bulkhead/internal/disasm"
@@ -65,6 +66,7 @@ type walker struct {
 	// may be entered in any state; freshBlind and resplit that the walk has to be
 	// done again for it or for newly found leaders.
 	blind, freshBlind, resplit bool
+	steps                      int // blocks visited
 	emit                       bool
 	handed                     disasm.RegSet // registers that the call being noted hands over
 	refSeen                    map[Ref]struct{}
@@ -74,9 +76,9 @@ type walker struct {
 	// escape if the frame's address does.
 	held         []stackWord
 	frameEscapes bool
-	escapedFrom  int64   // the lowest word of the frame whose address escapes
-	lost         []value // forgotten in a merge
-	allLeads     bool    // every code address that the function takes escapes
+	escapedFrom  int64              // the lowest word of the frame whose address escapes
+	lost         map[value]struct{} // forgotten in a merge
+	allLeads     bool               // every code address that the function takes escapes
 }
 
 // function walks function fn and appends its facts to the summary.
@@ -85,9 +87,10 @@ func (w *walker) function(fn uint32) {
 	w.fn, w.start, w.end = fn, r.start, r.end
 	w.escapes, w.uses = 0, 0
 	w.blind, w.freshBlind, w.frameEscapes = false, false, false
+	w.steps = 0
 	w.handed = w.argRegs
 	w.held = w.held[:0]
-	w.lost = w.lost[:0]
+	clear(w.lost)
 	w.escapedFrom, w.allLeads = 1<<62, false
 	clear(w.refSeen)
 	w.values.reset()
@@ -131,7 +134,14 @@ func (w *walker) note() {
 			}
 		}
 	}
-	for _, v := range w.lost {
+	lost := slices.Collect(maps.Keys(w.lost))
+	slices.SortFunc(lost, func(a, b value) int {
+		if less(a, b) {
+			return -1
+		}
+		return 1
+	})
+	for _, v := range lost {
 		w.escapeOne(v, 0)
 	}
 	if w.allLeads {
@@ -281,6 +291,10 @@ func (w *walker) leadsEscape() {
 
 func (w *walker) drain() {
 	for len(w.queue) > 0 {
+		if w.steps++; w.steps > maxVisits*(len(w.blocks)+64) {
+			w.giveUp()
+			return
+		}
 		// The lowest block first: most edges go forward.
 		b := w.queue[0]
 		w.queue = w.queue[1:]
@@ -288,6 +302,20 @@ func (w *walker) drain() {
 		w.now.copyFrom(&w.blocks[b].in)
 		w.block(b, &w.now)
 	}
+}
+
+// maxVisits bounds how often a block is visited on average.
+const maxVisits = 40
+
+// giveUp ends a walk that does not come to rest: nothing is known at any block,
+// and everything that the function could hand on escapes.
+func (w *walker) giveUp() {
+	w.queue = w.queue[:0]
+	for b := range w.blocks {
+		w.blocks[b].in = state{crowded: true}
+		w.blocks[b].reached, w.blocks[b].queued = true, false
+	}
+	w.escapes, w.allLeads = ^uint32(0), true
 }
 
 // enter merges a state into a block's entry.
