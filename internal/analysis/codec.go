@@ -35,7 +35,7 @@ func encodeSummary(s *Summary) []byte {
 }
 
 func decodeSummary(data []byte) (*Summary, error) {
-	if len(data) < 16 || string(data[:8]) != summaryMagic ||
+	if len(data) < 16 || string(data[:8]) != summaryMagic || binary.LittleEndian.Uint32(data[12:]) != 0 ||
 		binary.LittleEndian.Uint32(data[8:]) != crc32.Checksum(data[16:], castagnoli) {
 		return nil, errSummary
 	}

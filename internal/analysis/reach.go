@@ -256,9 +256,6 @@ func (r *reach) escape(f fid) {
 		return
 	}
 	r.escaped[f] = true
-	if debugEscape != nil {
-		debugEscape(r, f)
-	}
 	r.reach(f, r.cause)
 	for uses, reg := r.funcOf(f).Uses, uint8(0); uses != 0; uses, reg = uses>>1, reg+1 {
 		if uses&1 != 0 {
@@ -937,5 +934,3 @@ func (r *reach) findRegistrars(l *linked) {
 		}
 	}
 }
-
-var debugEscape func(*reach, fid)
