@@ -52,9 +52,12 @@ func run(root *cobra.Command) int {
 	case errors.As(err, &status):
 		return int(status)
 	}
-	fmt.Fprintf(os.Stderr, "bulkhead: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+	fmt.Fprintf(os.Stderr, "bulkhead: %s\n", oneLine(err.Error()))
 	if errors.As(err, &failed) {
 		return failed.status
 	}
 	return exitUsage
 }
+
+// oneLine joins the lines of several errors.
+func oneLine(text string) string { return strings.ReplaceAll(text, "\n", "; ") }

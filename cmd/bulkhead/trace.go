@@ -98,8 +98,10 @@ func runTrace(flags *traceFlags, args []string) error {
 	return passOn(result.State, stopped)
 }
 
-// note says something to the user that is no result.
-func note(format string, args ...any) { fmt.Fprintf(os.Stderr, "bulkhead: "+format+"\n", args...) }
+// note says something to the user that is no result, in one line.
+func note(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "bulkhead: %s\n", oneLine(fmt.Sprintf(format, args...)))
+}
 
 // noteStream tells what the stream does not.
 func noteStream(r *trace.Result) {
