@@ -133,8 +133,9 @@ func Unwind(regs Regs, memory Memory, resolve Resolver, limit int) ([]Frame, err
 		if why != 0 {
 			return frames, &WalkError{why, len(frames) - 1, frames[len(frames)-1].IP}
 		}
-		// Thread entry points are called with a zero return address where nothing else marks the end.
-		if !more || w.ip == 0 {
+		// Thread entry points are called with a zero return address where nothing else marks the end. An interrupted
+		// instruction at zero is a call through a null pointer, with its caller above it.
+		if !more || w.ip == 0 && !w.exact {
 			return frames, nil
 		}
 	}

@@ -158,6 +158,11 @@ func TestUnwind(t *testing.T) {
 			},
 		},
 		{
+			name: "signal at address zero: a call through a null pointer", regs: regs(0x1000, nil),
+			stack: words(append(make([]uint64, 20), stackBase+176, 0)...), rules: []Rule{{CFA: KindSignal}},
+			want: []Frame{{IP: 0x1000, PC: 0x1000, SP: stackBase}}, broken: BreakAddress,
+		},
+		{
 			name: "without rows the frame pointer leads on", regs: regs(0x3000, map[int]uint64{RegRBP: stackBase + 16}),
 			stack: words(1, 2, 0, 0x1005), rules: []Rule{end},
 			want: []Frame{{IP: 0x3000, PC: 0x3000, SP: stackBase}, {IP: 0x1005, PC: 0x1004, SP: stackBase + 32, Guessed: true}},
