@@ -26,9 +26,13 @@ generated: setup generate
 bench: setup bulkhead
 	scripts/bench.sh
 
+# What a package installs, in dist/: the program, its manual, completions.
+dist: FORCE
+	scripts/dist.sh
+
 FUZZTIME ?= 10m
 fuzz:
 	scripts/fuzz.sh $(FUZZTIME)
 
 FORCE:
-.PHONY: FORCE demo test setup generate generated bench fuzz
+.PHONY: FORCE dist demo test setup generate generated bench fuzz

@@ -29,7 +29,7 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(traceCommand(), analyzeCommand(), explainCommand(), diffCommand(), reportCommand(), importCommand(), doctorCommand())
+	root.AddCommand(traceCommand(), analyzeCommand(), explainCommand(), diffCommand(), reportCommand(), importCommand(), doctorCommand(), manCommand())
 	return root
 }
 
