@@ -32,6 +32,7 @@ struct inode {
 	unsigned long i_ino;
 	struct super_block *i_sb;
 	long long i_size;
+	u32 i_generation;
 };
 
 struct file {

@@ -612,7 +612,7 @@ static __noinline int trace_call(struct task_struct *task, struct pt_regs *regs,
 	key.nr = nr;
 	if (task->thread_info.status & TS_COMPAT)
 		key.abi = ABI_I386;
-	else if (nr & X32_SYSCALL_BIT)
+	else if (nr >= 0 && nr & X32_SYSCALL_BIT)
 		key.abi = ABI_X32;
 
 	if (traced->replaces_code)

@@ -114,11 +114,11 @@ const (
 )
 
 type traceFileKey struct {
-	_      structs.HostLayout
-	Inode  uint64
-	Size   uint64
-	Device uint32
-	Pad    uint32
+	_          structs.HostLayout
+	Inode      uint64
+	Size       uint64
+	Device     uint32
+	Generation uint32
 }
 
 type traceFrame struct {

@@ -34,6 +34,8 @@
 #define BLOCK_ROWS 512     /* rows in a block: one page */
 #define SHARD_BLOCKS 512   /* blocks in a shard: 2 MiB, made when needed */
 #define MAX_SHARDS 256     /* 67 million rows */
+#define MAX_TRIES 8
+#define EBUSY 16
 #define MAX_SEARCH 18      /* halvings of MAX_SHARDS * SHARD_BLOCKS */
 #define CACHE_SETS 128     /* a power of two; sets are allocated one by one */
 #define SET_SLOTS 32       /* a power of two */
@@ -128,7 +130,7 @@ struct file_key {
 	u64 inode;
 	u64 size;
 	u32 device;
-	u32 pad;
+	u32 generation; /* of the inode number */
 };
 
 /* What an address is: an object, the place in its file, the rule there. */
@@ -249,6 +251,7 @@ static long read_mapping(struct task_struct *task, struct vm_area_struct *vma, s
 		m->key.inode = inode->i_ino;
 		m->key.size = inode->i_size;
 		m->key.device = inode->i_sb->s_dev;
+		m->key.generation = inode->i_generation;
 	} else {
 		m->vdso = m->start == (u64)vma->vm_mm->context.vdso;
 	}
@@ -349,12 +352,17 @@ __noinline int resolve(u64 address, struct walk *w, struct code *code)
 {
 	struct mapping m = {};
 	struct object *object;
-	long err;
+	long err = 0;
 
 	if (!code || !w)
 		return WALK_UNMAPPED;
-	err = bpf_find_vma(bpf_get_current_task_btf(), address, read_mapping, &m, 0);
-	if (err == -16 /* EBUSY */)
+	/* Another thread may hold the lock for a moment. */
+	for (int i = 0; i < MAX_TRIES; i++) {
+		err = bpf_find_vma(bpf_get_current_task_btf(), address, read_mapping, &m, 0);
+		if (err != -EBUSY)
+			break;
+	}
+	if (err == -EBUSY)
 		return WALK_BUSY;
 	if (err || !m.executable)
 		return WALK_UNMAPPED;
@@ -430,7 +438,7 @@ static __always_inline int leave_by_frame_pointer(struct walk *w)
 	w->sp = bp + 16;
 	w->ip = saved[1];
 	w->exact = 0;
-	return WALK_GOING;
+	return w->ip ? WALK_GOING : WALK_OUTERMOST;
 }
 
 static __always_inline int leave_by_rule(struct walk *w, struct rule *rule)
@@ -445,7 +453,7 @@ static __always_inline int leave_by_rule(struct walk *w, struct rule *rule)
 	if (err)
 		return err;
 	if (rule->kind == RULE_PLT) {
-		cfa += rule->cfa_offset + ((w->ip & 15) >= rule->cfa_addend ? 8 : 0);
+		cfa += (w->ip & 15) >= rule->cfa_addend ? 8 : 0;
 	} else {
 		if (rule->reg == REG_BP)
 			cfa = bp;
@@ -455,8 +463,8 @@ static __always_inline int leave_by_rule(struct walk *w, struct rule *rule)
 			err = WALK_RULE;
 		if (err)
 			return err;
-		cfa += rule->cfa_offset;
 	}
+	cfa += rule->cfa_offset;
 	if (rule->kind == RULE_DEREF) {
 		if (bpf_probe_read_user(&cfa, sizeof(cfa), (void *)cfa))
 			return WALK_FAULT;

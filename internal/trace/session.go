@@ -1,11 +1,14 @@
 package trace
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -166,17 +169,31 @@ func (s *session) followRecords() {
 func (s *session) syncRecords() {
 	s.recordsMu.Lock()
 	defer s.recordsMu.Unlock()
-	s.buffer = s.records.Drain(s.buffer[:0])
-	if len(s.buffer) == 0 {
+	// A record of one processor may be read before an older one of another: what is newer than this moment waits.
+	now := monotonic()
+	s.buffer = s.records.Drain(s.buffer)
+	slices.SortStableFunc(s.buffer, func(a, b perf.Record) int { return cmp.Compare(a.Time, b.Time) })
+	ready, _ := slices.BinarySearchFunc(s.buffer, now, func(r perf.Record, at uint64) int { return cmp.Compare(r.Time, at) })
+	if ready == 0 {
 		return
 	}
-	for _, r := range s.buffer {
+	for _, r := range s.buffer[:ready] {
 		s.lost += r.Count
 	}
-	for _, m := range s.spaces.apply(s.buffer) {
+	for _, m := range s.spaces.apply(s.buffer[:ready]) {
 		s.prepare(m)
 	}
-	s.spaces.forget(s.buffer[len(s.buffer)-1].Time, remember)
+	s.spaces.forget(now, remember)
+	s.buffer = s.buffer[:copy(s.buffer, s.buffer[ready:])]
+}
+
+// monotonic is the clock of perf records and BPF events, in nanoseconds.
+func monotonic() uint64 {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return math.MaxUint64 // never seen; then nothing waits
+	}
+	return uint64(now.Nano())
 }
 
 // readEvents empties the ring buffer until the session ends.
