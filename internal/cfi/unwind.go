@@ -152,6 +152,13 @@ func (w *walker) step(r Rule) (more bool, why Break) {
 	case KindSignal:
 		return true, w.stepSignal()
 	}
+	// Where a register is saved may be relative to this frame's rbp.
+	rbp, why := uint64(0), Break(0)
+	if r.Flags&(RBPAtRBP|RBXAtRBP) != 0 {
+		if rbp, why = w.value(&w.rbp); why != 0 {
+			return false, why
+		}
+	}
 	cfa, why := w.cfa(r)
 	if why != 0 {
 		return false, why
@@ -159,20 +166,18 @@ func (w *walker) step(r Rule) (more bool, why Break) {
 	if cfa < w.sp && r.Flags&StackSwitch == 0 {
 		return false, BreakDirection
 	}
-	ip, why := w.returnAddress(r, cfa)
-	if why != 0 {
+	if w.ip, why = w.returnAddress(r, cfa); why != 0 {
 		return false, why
 	}
-	// rbp last: where a register is saved may be relative to this frame's rbp.
-	rbx, why := w.caller(w.rbx, r.RBXOffset, r.Flags&RBXAtRBP != 0, cfa)
-	if why != 0 {
-		return false, why
+	rbpBase, rbxBase := cfa, cfa
+	if r.Flags&RBPAtRBP != 0 {
+		rbpBase = rbp
 	}
-	rbp, why := w.caller(w.rbp, r.RBPOffset, r.Flags&RBPAtRBP != 0, cfa)
-	if why != 0 {
-		return false, why
+	if r.Flags&RBXAtRBP != 0 {
+		rbxBase = rbp
 	}
-	w.rbx, w.rbp, w.ip, w.sp = rbx, rbp, ip, cfa
+	w.rbp, w.rbx = w.rbp.caller(r.RBPOffset, rbpBase), w.rbx.caller(r.RBXOffset, rbxBase)
+	w.sp = cfa
 	w.exact, w.guessed, w.regs = false, false, nil
 	return true, 0
 }
@@ -236,18 +241,15 @@ func (w *walker) value(s *saved) (uint64, Break) {
 	return 0, BreakRegister
 }
 
-// caller says where the caller's register is, from the rule's offset.
-func (w *walker) caller(now saved, offset int32, fromRBP bool, cfa uint64) (saved, Break) {
-	switch {
-	case offset == Same:
-		return now, 0
-	case offset == Undefined:
-		return saved{}, 0
-	case !fromRBP:
-		return saved{valueInMemory, cfa + uint64(int64(offset))}, 0
+// caller says where the caller's register is, from the rule's offset and its base.
+func (s saved) caller(offset int32, base uint64) saved {
+	switch offset {
+	case Same:
+		return s
+	case Undefined:
+		return saved{}
 	}
-	rbp, why := w.value(&w.rbp)
-	return saved{valueInMemory, rbp + uint64(int64(offset))}, why
+	return saved{valueInMemory, base + uint64(int64(offset))}
 }
 
 // stepSignal goes from rt_sigreturn's trampoline to the interrupted code: rsp points at struct ucontext, whose
