@@ -14,14 +14,11 @@ type step struct {
 type paths struct {
 	*charge
 	callers [][]edge // reversed edges: to is the caller, off the instruction in it
-	openers []fid    // functions with open calls
+	doors   []door
 	dist    []uint32
-	next    []edge // what to follow from a function; to == noFunc at an open call
-	// hub is the nearest escaped function, and entry the nearest that an open call
-	// outside of conduits may enter.
-	hub, entry fid
-	entryDist  uint32
-	queue      []fid
+	next    []edge // what to follow from a function
+	entry   fid    // the nearest function that an open call outside of conduits may enter
+	queue   []fid
 }
 
 func newPaths(c *charge) *paths {
@@ -33,11 +30,61 @@ func newPaths(c *charge) *paths {
 				p.callers[e.to] = append(p.callers[e.to], edge{fid(f), e.off, e.tail})
 			}
 		}
-		if (c.open[f] || c.guardedCalls[f]) && (c.owner[f].conduit || c.openTail(fid(f))) {
-			p.openers = append(p.openers, fid(f))
-		}
+	}
+	p.doors = []door{
+		{enters: func(f fid) bool { return c.escaped[f] && !c.services[f] }},
+		{enters: func(f fid) bool { return c.escaped[f] && !c.services[f] && c.enters(f) }},
+		{enters: func(f fid) bool { return c.escaped[f] && c.mangles(f) }},
+		{enters: func(f fid) bool {
+			return c.registered[f] || c.registeredUnknown && c.escaped[f] && !c.owner[f].conduit
+		}},
+		{enters: func(f fid) bool { return c.escaped[f] && c.services[f] }},
+	}
+	for f := range c.open {
+		p.addOpener(fid(f))
 	}
 	return p
+}
+
+// A door is a kind of open call: who makes it, and what it may enter.
+type door struct {
+	openers []fid
+	enters  func(fid) bool
+	passed  bool
+}
+
+// The doors, in the order of charge.solve's sets.
+const (
+	openDoor = iota
+	publicDoor
+	guardedDoor
+	exitDoor
+	serviceDoor
+)
+
+// addOpener enters f with the doors that its open calls are.
+func (p *paths) addOpener(f fid) {
+	if !p.owner[f].conduit && !p.openTail(f) {
+		return
+	}
+	add := func(i int) { p.doors[i].openers = append(p.doors[i].openers, f) }
+	if p.open[f] {
+		if p.owner[f].conduit {
+			add(openDoor)
+		} else {
+			add(publicDoor)
+		}
+	}
+	if p.guardedCalls[f] {
+		if p.exits[f] {
+			add(exitDoor)
+		} else {
+			add(guardedDoor)
+		}
+		if p.dispatchers[f] {
+			add(serviceDoor)
+		}
+	}
 }
 
 // search computes, for every function, its distance from an instruction that
@@ -46,7 +93,10 @@ func (p *paths) search(i int) {
 	for f := range p.dist {
 		p.dist[f] = unreachable
 	}
-	p.hub, p.entry, p.entryDist, p.queue = noFunc, noFunc, unreachable, p.queue[:0]
+	p.entry, p.queue = noFunc, p.queue[:0]
+	for i := range p.doors {
+		p.doors[i].passed = false
+	}
 	for f := range p.own {
 		if p.own[f].has(i) && p.owner[f].conduit {
 			p.visit(fid(f), 0, edge{})
@@ -57,18 +107,17 @@ func (p *paths) search(i int) {
 		for _, e := range p.callers[f] {
 			p.visit(e.to, p.dist[f]+1, edge{f, e.off, e.tail})
 		}
-		if p.escaped[f] && p.hub == noFunc {
-			p.hub = f
-			for _, o := range p.openers {
-				if p.owner[o].conduit || p.enters(f) {
-					p.visit(o, p.dist[f]+1, edge{to: noFunc})
-				}
+		for i := range p.doors {
+			d := &p.doors[i]
+			if d.passed || !d.enters(f) {
+				continue
 			}
-		}
-		if p.escaped[f] && p.enters(f) && p.entry == noFunc {
-			p.entry, p.entryDist = f, p.dist[f]
-			for _, o := range p.openers {
-				p.visit(o, p.dist[f]+1, edge{to: noFunc})
+			d.passed = true
+			if i == publicDoor {
+				p.entry = f
+			}
+			for _, o := range d.openers {
+				p.visit(o, p.dist[f]+1, edge{to: f, off: p.openSite(o)})
 			}
 		}
 	}
@@ -91,15 +140,6 @@ func (p *paths) from(f fid, i int) []step {
 			return append(out, step{f, p.siteOf(f, i)})
 		}
 		e := p.next[f]
-		if e.to == noFunc {
-			out = append(out, step{f, p.openSite(f)})
-			if p.owner[f].conduit {
-				f = p.hub
-			} else {
-				f = p.entry
-			}
-			continue
-		}
 		out = append(out, step{f, e.off})
 		f = e.to
 	}
@@ -147,7 +187,7 @@ func (p *paths) witness(o *origin, i int) []step {
 	for _, f := range o.bottoms {
 		consider(f)
 	}
-	if o.opener != noFunc && p.entry != noFunc && p.entryDist < best {
+	if o.opener != noFunc && p.entry != noFunc && p.dist[p.entry] < best {
 		consider(p.entry, step{o.opener, p.openSite(o.opener)})
 	}
 	if next == noFunc {

@@ -618,6 +618,9 @@ func (r *reach) callExpr(l *linked, f fid, c uint32, e Expr) {
 		r.guardedCalls[f] = true
 		r.callUnknown(l, f, c, false)
 	default:
+		if slices.Contains(l.Lazy, f-l.first) {
+			return // to the function that the import is bound to, which its caller's edge says
+		}
 		if l.isStream(f, e) {
 			r.streamCall(l, f, c, uint64(e.N))
 			return
