@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -141,6 +142,9 @@ func (o *objects) openPath(path string) (*object, error) {
 // program returns the number of a process's main executable.
 func (o *objects) program(pid int) (bpf.ObjectID, error) {
 	file, err := os.Open(fmt.Sprintf("/proc/%d/exe", pid))
+	if errors.Is(err, fs.ErrNotExist) {
+		return bpf.ObjectUnknown, fmt.Errorf("process %d has ended or is a kernel thread", pid)
+	}
 	if err != nil {
 		return bpf.ObjectUnknown, err
 	}
