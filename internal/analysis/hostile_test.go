@@ -2,6 +2,7 @@ package analysis
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -49,6 +50,20 @@ func TestTruncated(t *testing.T) {
 		for n := 0; n < len(data); n += 61 {
 			_, _ = summarizeBytes(data[:n])
 		}
+	}
+}
+
+// TestMutated changes bytes of an object, its headers above all.
+func TestMutated(t *testing.T) {
+	seed := seeds(t)[0]
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 5000 {
+		data := bytes.Clone(seed)
+		for range 1 + rng.IntN(6) {
+			data[rng.IntN(len(data))] = byte(rng.IntN(256))
+		}
+		data[rng.IntN(1024)] = 0xff
+		_, _ = summarizeBytes(data)
 	}
 }
 
