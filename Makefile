@@ -23,6 +23,10 @@ generate:
 generated: setup generate
 	git diff --exit-code -- internal/bpf/*_bpfel.* internal/syscalls/z*.go
 
+# Every program of /usr/bin and /usr/sbin, traced with --version: nothing seen may be missing in its analysis.
+soundness: setup
+	BULKHEAD_SOUNDNESS=all go test -count=1 -timeout 3h -run TestAnalyzeCoversTrace ./cmd/bulkhead
+
 bench: setup bulkhead
 	scripts/bench.sh
 
@@ -35,4 +39,4 @@ fuzz:
 	scripts/fuzz.sh $(FUZZTIME)
 
 FORCE:
-.PHONY: FORCE dist demo test setup generate generated bench fuzz
+.PHONY: FORCE dist demo test setup generate generated soundness bench fuzz
