@@ -306,8 +306,13 @@ func TestLivePrograms(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { cmd.Process.Kill(); cmd.Wait() }()
-			time.Sleep(500 * time.Millisecond)
-			stacks, errs := unwindThreads(t, cmd.Process.Pid)
+			// Until it has started and waits for input, on a machine however busy.
+			var stacks [][]string
+			var errs []error
+			for deadline := time.Now().Add(20 * time.Second); len(stacks) == 0 && time.Now().Before(deadline); {
+				time.Sleep(500 * time.Millisecond)
+				stacks, errs = unwindThreads(t, cmd.Process.Pid)
+			}
 			for i, stack := range stacks {
 				t.Logf("%q", stack)
 				if errs[i] != nil || len(stack) < 3 {
