@@ -50,6 +50,7 @@ type scanner struct {
 	entries map[uint32][]uint64
 	late    map[uint32]bool // functions that got an entry after their walk
 
+	idle      uint64          // the entry of a function that is never called, or 0
 	judged    map[uint64]bool // entries of code that nothing describes: is it code
 	noReturn  []bool          // functions that do not return; nil until all are walked
 	resolvers map[uint32]bool // functions that return an address for a relocation
@@ -225,7 +226,11 @@ func (s *scanner) findFunctions() error {
 	if table != nil {
 		s.sum.Go = true
 		s.argRegs, s.scratch = argsC|argsGo, scratchG
+		broadcast := slices.ContainsFunc(table.Funcs, func(fn objfile.GoFunc) bool { return fn.Name == goBroadcast })
 		for _, fn := range table.Funcs {
+			if fn.Name == goRepeat && !broadcast {
+				s.idle = fn.Entry
+			}
 			if s.isCode(fn.Entry) && fn.End > fn.Entry {
 				ranges = append(ranges, codeRange{start: fn.Entry, end: fn.End, closed: true})
 			}
@@ -284,6 +289,14 @@ func (s *scanner) runsOver(r codeRange) bool {
 	})
 	return over
 }
+
+// Go's runtime repeats a system call in every thread for goBroadcast, which leaves
+// the number in memory, where the signal handler calls goRepeat. Where the linker
+// has dropped the one, the other is never called.
+const (
+	goBroadcast = "syscall.runtime_doAllThreadsSyscall"
+	goRepeat    = "runtime.runPerThreadSyscall"
+)
 
 // disjoint sorts ranges and cuts overlaps: a range ends where the next starts,
 // or where its area ends; one inside another is left out.
@@ -675,7 +688,9 @@ func (s *scanner) walkAll() {
 	clear(s.late)
 	w := &walker{scanner: s, refSeen: map[Ref]struct{}{}, lost: map[value]struct{}{}}
 	for fn := range s.ranges {
-		w.function(uint32(fn))
+		if s.idle == 0 || s.ranges[fn].start != s.idle {
+			w.function(uint32(fn))
+		}
 	}
 	for fn := range s.late {
 		w.function(fn)

@@ -118,7 +118,10 @@ func (w *walker) note() {
 	begin(f, 0)
 	w.emit = true
 	for _, off := range w.undecoded {
-		w.gaps = append(w.gaps, Gap{w.fn, off})
+		// What does not decode behind the last jump of a function is data.
+		if b := w.blockOf(int(w.at[off]) - 1); b >= 0 && w.blocks[b].reached {
+			w.gaps = append(w.gaps, Gap{w.fn, off})
+		}
 	}
 	for b := range w.blocks {
 		if w.blocks[b].reached {
@@ -223,6 +226,17 @@ func (w *walker) split() {
 // blockAt returns the block that starts at an address, or -1.
 func (w *walker) blockAt(addr uint64) int {
 	i := w.insnAt(addr)
+	if i < 0 {
+		return -1
+	}
+	return int(w.insns[i].block) - 1
+}
+
+// blockOf returns the block that holds instruction i, or -1.
+func (w *walker) blockOf(i int) int {
+	for i >= 0 && w.insns[i].block == 0 {
+		i--
+	}
 	if i < 0 {
 		return -1
 	}
