@@ -321,3 +321,33 @@ func TestDeterministic(t *testing.T) {
 		t.Error("two runs give two documents")
 	}
 }
+
+// TestGo analyses a Go program, plain and stripped.
+func TestGo(t *testing.T) {
+	goTool, err := exec.LookPath("go")
+	if err != nil {
+		t.Skip(err)
+	}
+	dir := t.TempDir()
+	source := filepath.Join(dir, "main.go")
+	if err := os.WriteFile(source, []byte("package main\n\nimport \"fmt\"\n\nfunc main() { fmt.Println(\"hello\") }\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, flags := range map[string]string{"plain": "", "stripped": "-s -w"} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(dir, name)
+			cmd := exec.Command(goTool, "build", "-ldflags="+flags, "-o", path, source)
+			cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GO111MODULE=off")
+			if msg, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("go build: %v\n%s", err, msg)
+			}
+			p := analyzed(t, path)
+			if m := missing(p, strace(t, path)); len(m) > 0 {
+				t.Errorf("without %v, which it makes", m)
+			}
+			if len(p.Union) > 44 || !p.Complete {
+				t.Errorf("%d system calls, complete %t: %+v", len(p.Union), p.Complete, p.Losses)
+			}
+		})
+	}
+}
