@@ -25,7 +25,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define MAX_TALLIES 16384
 #define MAX_SPACES 16384
 #define RING_BYTES (16 << 20)
-#define RING_FULL (RING_BYTES / 4 * 3)
+#define RING_FULL (RING_BYTES / 2)
 #define HOLD_BACK_SPINS 50000
 #define STACK_BYTES (256 << 10) /* captured for a chain */
 #define TOP_BYTES (16 << 10)   /* captured for an origin */
@@ -446,6 +446,24 @@ static __always_inline void hold_back(void)
 		bpf_loop(HOLD_BACK_SPINS, ring_has_room, NULL, 0);
 }
 
+/* How much of a stack to copy: less when many captures wait. */
+static __always_inline u32 capture_limit(u32 flags)
+{
+	if (!(flags & CAPTURE_CHAIN))
+		return TOP_BYTES;
+	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) < RING_BYTES / 8 ? STACK_BYTES : 3 * TOP_BYTES;
+}
+
+static __always_inline long send_capture(struct capture_event *e, u32 limit)
+{
+	u64 bytes = e->bytes;
+
+	if (bytes > limit)
+		bytes = limit;
+	e->bytes = bytes;
+	return bpf_ringbuf_output(&events, e, __builtin_offsetof(struct capture_event, stack) + bytes, 0);
+}
+
 /* Hand the stack to user space. */
 static __noinline int capture(struct task_struct *task, struct pt_regs *regs,
 			      struct count_key *key, u32 flags, struct walk *w)
@@ -453,7 +471,6 @@ static __noinline int capture(struct task_struct *task, struct pt_regs *regs,
 	u32 cpu = bpf_get_smp_processor_id();
 	struct capture_event *e = bpf_map_lookup_elem(&captures, &cpu);
 	struct mapping m = {};
-	u64 size;
 
 	if (!e || !key || !task || !regs || !w)
 		return -1;
@@ -463,15 +480,19 @@ static __noinline int capture(struct task_struct *task, struct pt_regs *regs,
 	e->object = w->missing;
 	read_registers(&e->regs, regs);
 	bpf_find_vma(bpf_get_current_task_btf(), e->regs.sp, read_mapping, &m, 0);
-	e->bytes = copy_stack(e, m.end, flags & CAPTURE_CHAIN ? STACK_BYTES : TOP_BYTES);
-	size = e->bytes;
-	if (size > STACK_BYTES)
-		size = STACK_BYTES;
-	size += __builtin_offsetof(struct capture_event, stack);
 	hold_back();
-	if (bpf_ringbuf_output(&events, e, size, 0)) {
-		increment(key->program, flags & CAPTURE_COUNT ? TALLY_LOST : TALLY_LOST_STACKS);
-		return -1;
+	e->bytes = copy_stack(e, m.end, capture_limit(flags));
+	if (send_capture(e, STACK_BYTES)) {
+		if (flags & CAPTURE_CHAIN)
+			increment(key->program, TALLY_LOST_STACKS);
+		if (!(flags & CAPTURE_COUNT))
+			return -1;
+		/* A chain is worth less than a call: the top may find room. */
+		e->event.flags = CAPTURE_COUNT;
+		if (send_capture(e, TOP_BYTES)) {
+			increment(key->program, TALLY_LOST);
+			return -1;
+		}
 	}
 	increment(key->program, TALLY_CAPTURED);
 	return 0;

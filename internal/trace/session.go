@@ -142,7 +142,6 @@ func (s *session) start(pid int) error {
 func (s *session) prepare(m processMapping) *object {
 	obj, err := s.objects.openMapping(m)
 	if err != nil {
-		s.opts.Log("cannot read %s, which process %d maps: %v", m.path, m.pid, err)
 		return nil
 	}
 	return obj
