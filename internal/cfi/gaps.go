@@ -299,8 +299,8 @@ func entryPoint(entry uint64, gaps []gap, starts []uint64) (addressRange, bool) 
 // maxDataScan bounds how much data is searched for pointers, in bytes.
 const maxDataScan = 64 << 20
 
-// dataPointers returns the words of data that look like pointers to aligned functions in gaps. In a file that is
-// not position-independent nothing else tells them.
+// dataPointers returns the words of data that look like pointers into gaps. In a file that is not position-independent
+// nothing else tells them.
 func dataPointers(f *objfile.File, gaps []gap) []uint64 {
 	var found []uint64
 	for _, s := range f.Segments {
@@ -312,12 +312,24 @@ func dataPointers(f *objfile.File, gaps []gap) []uint64 {
 			continue // the segment is cut short; what is there was not needed to load the code
 		}
 		for c := (cursor{data: data, pos: int(-s.Vaddr & 7)}); c.left() >= 8; {
-			if p := c.u64(); p%functionAlign == 0 && inGaps(gaps, p) {
+			if p := c.u64(); inGaps(gaps, p) {
 				found = append(found, p)
 			}
 		}
 	}
 	return found
+}
+
+// functionPointers returns those pointers that can be of functions: where code falls through to, in a table of jumps, or
+// by chance in a constant, they are not.
+func functionPointers(pointers, heads []uint64, gaps []gap) []uint64 {
+	slices.Sort(pointers)
+	pointers = slices.Compact(pointers)
+	return slices.DeleteFunc(pointers, func(p uint64) bool {
+		_, head := slices.BinarySearch(heads, p)
+		g := gapOf(gaps, p)
+		return !head || !g.returns(uint32(p-g.addr))
+	})
 }
 
 // functionStarts returns the addresses of functions as far as a file tells them: its entry point, symbols, pointers that
@@ -327,10 +339,13 @@ func functionStarts(f *objfile.File, gaps []gap) []uint64 {
 		return nil
 	}
 	fixed := f.Type == elf.ET_EXEC
-	starts := append(codeTargets(gaps, fixed), f.Entry)
+	code := scanPointers(gaps, fixed)
+	pointers := code.taken
 	if fixed {
-		starts = append(starts, dataPointers(f, gaps)...)
+		pointers = append(pointers, dataPointers(f, gaps)...)
 	}
+	starts := append(code.called, f.Entry)
+	starts = append(starts, functionPointers(pointers, code.heads, gaps)...)
 	symbols, _ := f.Symbols() // what can be read of them
 	for i := range symbols {
 		s := &symbols[i]

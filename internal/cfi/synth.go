@@ -216,22 +216,24 @@ func (s *synthesis) functionOf(pos uint32) uint32 {
 }
 
 // leftovers visits the code of a function that no direct path led to. Behind an indirect jump with a frame it is the
-// cases of a switch, which run with the frame of the jump; else, where it is aligned, another function, to which only a
-// pointer leads. What remains may be the cold part of a function that is not known, or a landing pad for exceptions.
+// cases of a switch, which run with the frame of the jump; else, where it is aligned and nothing falls through to it,
+// another function, to which only a pointer leads. What remains may be the cold part of a function that is not known, or a landing pad for exceptions.
 func (s *synthesis) leftovers(start uint32) {
 	end := s.nextStart(start)
 	if !s.decodes(int(start), end) {
 		return
 	}
+	last := lastFlow{closed: start == 0 && s.before == nil}
 	for pos := int(start); pos < end; {
 		if s.seen[pos] == 0 {
 			if pos = skipPadding(s.code[:end], pos); pos >= end {
 				return
 			}
 			if s.seen[pos] == 0 {
+				addr := s.addr + uint64(pos)
 				if state, ok := s.dispatch[start]; ok {
 					s.visit(uint32(pos), state)
-				} else if (s.addr+uint64(pos))%functionAlign == 0 {
+				} else if addr%functionAlign == 0 && last.ends(addr) && s.returns(uint32(pos)) {
 					s.visit(uint32(pos), atEntry)
 				}
 				s.flow()
@@ -241,6 +243,7 @@ func (s *synthesis) leftovers(start uint32) {
 		if err != nil {
 			return
 		}
+		last.pass(&in)
 		pos += in.Size()
 	}
 }
@@ -338,41 +341,121 @@ func (s *synthesis) spans() (spans []span, losses []Loss) {
 	return spans, losses
 }
 
-// codeTargets returns the addresses that the code of gaps calls or takes, as far as they lie in gaps: functions. fixed says
-// that the file is loaded where it was linked, so that addresses are constants, too.
-func codeTargets(gaps []gap, fixed bool) []uint64 {
-	var targets []uint64
+// codePointers is what the code of gaps tells about where functions begin, in addresses.
+type codePointers struct {
+	called []uint64 // by direct calls
+	taken  []uint64 // by lea, or as a constant
+	heads  []uint64 // where no instruction falls through to, padding left out; sorted
+}
+
+// scanPointers reads the code of gaps. fixed says that the file is loaded where it was linked, so that addresses are
+// constants, too.
+func scanPointers(gaps []gap, fixed bool) *codePointers {
+	p := &codePointers{}
 	for i := range gaps {
-		g := &gaps[i]
-		for pos := 0; pos < len(g.code); {
-			in, err := disasm.Scan(g.code[pos:])
-			if err != nil {
-				pos++
-				continue
+		p.scan(&gaps[i], gaps, fixed)
+	}
+	return p
+}
+
+func (p *codePointers) scan(g *gap, gaps []gap, fixed bool) {
+	last := lastFlow{closed: g.before == nil}
+	for pos := 0; pos < len(g.code); {
+		if pos = skipPadding(g.code, pos); pos == len(g.code) {
+			return
+		}
+		addr := g.addr + uint64(pos)
+		if last.ends(addr) {
+			p.heads = append(p.heads, addr)
+		}
+		in, err := disasm.Scan(g.code[pos:])
+		if err != nil {
+			pos++
+			continue
+		}
+		last.pass(&in)
+		pos += in.Size()
+		next := g.addr + uint64(pos)
+		switch op := in.Opcode(); {
+		case in.IsCall():
+			if to, ok := in.Target(addr); ok && to != next && inGaps(gaps, to) {
+				p.called = append(p.called, to)
 			}
-			addr := g.addr + uint64(pos)
-			pos += in.Size()
-			target, ok := uint64(0), false
-			switch op := in.Opcode(); {
-			case in.IsCall():
-				target, ok = in.Target(addr)
-			case op == opLea:
-				target, ok = in.MemTarget(addr)
-			case fixed && (op == opMovImm || op&^7 == opMovRegImm):
-				imm, _ := in.Imm()
-				target, ok = uint64(imm), imm%functionAlign == 0
+		case op == opLea:
+			if to, ok := in.MemTarget(addr); ok && to != next && inGaps(gaps, to) {
+				p.taken = append(p.taken, to)
 			}
-			if ok && target != g.addr+uint64(pos) && inGaps(gaps, target) {
-				targets = append(targets, target)
+		case fixed && (op == opMovImm || op&^7 == opMovRegImm):
+			if imm, _ := in.Imm(); inGaps(gaps, uint64(imm)) {
+				p.taken = append(p.taken, uint64(imm))
 			}
 		}
 	}
-	return targets
+}
+
+// lastFlow is how control left the last instruction that was not padding.
+type lastFlow struct {
+	closed bool // it never falls through
+	call   bool // it does unless the callee does not return
+}
+
+func (l *lastFlow) pass(in *disasm.Shape) {
+	l.closed, l.call = !in.FallsThrough(), in.IsCall()
+}
+
+// ends reports whether a function can have ended before addr. A call that does not return is its last instruction at
+// times; only alignment tells that from one in the middle.
+func (l *lastFlow) ends(addr uint64) bool {
+	return l.closed || l.call && addr%functionAlign == 0
+}
+
+// maxTrial bounds how many instructions returns looks at.
+const maxTrial = 512
+
+// returns reports whether code at pos can be the beginning of a function: taken for one, it comes to a ret with the
+// return address on top of the stack, or to none at all. The cases of a switch and landing pads do not, since they take
+// down a frame that they have not made.
+func (g *gap) returns(pos uint32) bool {
+	type point struct {
+		pos   uint32
+		state stackState
+	}
+	seen := make(map[uint32]bool)
+	work := []point{{pos, atEntry}}
+	wrong := false
+	for len(work) > 0 && len(seen) < maxTrial {
+		p := work[len(work)-1]
+		work = work[:len(work)-1]
+		for p.pos < uint32(len(g.code)) && !seen[p.pos] && len(seen) < maxTrial {
+			seen[p.pos] = true
+			in, err := disasm.Scan(g.code[p.pos:])
+			if err != nil {
+				break
+			}
+			if in.IsRet() {
+				if p.state.spKnown && p.state.sp == atEntry.sp {
+					return true
+				}
+				wrong = true
+			}
+			if to, ok := in.Target(g.addr + uint64(p.pos)); ok && !in.IsCall() && g.holds(to) {
+				work = append(work, point{uint32(to - g.addr), p.state})
+			}
+			if !in.FallsThrough() {
+				break
+			}
+			p = point{p.pos + uint32(in.Size()), p.state.after(&in)}
+		}
+	}
+	return !wrong
 }
 
 // inGaps reports whether an address lies in one of the gaps, which are sorted.
-func inGaps(gaps []gap, addr uint64) bool {
-	_, found := slices.BinarySearchFunc(gaps, addr, func(g gap, addr uint64) int {
+func inGaps(gaps []gap, addr uint64) bool { return gapOf(gaps, addr) != nil }
+
+// gapOf returns the gap that holds an address, nil if none does. They are sorted.
+func gapOf(gaps []gap, addr uint64) *gap {
+	i, found := slices.BinarySearchFunc(gaps, addr, func(g gap, addr uint64) int {
 		switch {
 		case g.holds(addr):
 			return 0
@@ -381,5 +464,8 @@ func inGaps(gaps []gap, addr uint64) bool {
 		}
 		return -1
 	})
-	return found
+	if !found {
+		return nil
+	}
+	return &gaps[i]
 }
