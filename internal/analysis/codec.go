@@ -8,7 +8,7 @@ import (
 )
 
 // summaryVersion changes with everything that changes summaries.
-const summaryVersion = 7
+const summaryVersion = 8
 
 // The file of a summary is for this machine's byte order and layout of structs:
 // a magic, a checksum of the rest, and then each table with its length in front.

@@ -411,6 +411,10 @@ func (w *walker) addArg(in *insn, reg uint8, v value, kind CallKind) {
 		}
 	case param:
 		w.uses |= 1 << v.i
+	case stackParam:
+		if v.n == 8 {
+			w.uses |= 1 << regStack
+		}
 	case oneOf:
 		for _, m := range w.values.sets[v.i] {
 			if m.k == param {
@@ -494,8 +498,11 @@ func (w *walker) syscall(in *insn, s *state) {
 		}
 		v := s.regs[disasm.RAX]
 		for _, m := range w.values.members(&v) {
-			if m.k == param {
+			switch {
+			case m.k == param:
 				w.uses |= 1 << m.i
+			case m.k == stackParam && m.n == 8:
+				w.uses |= 1 << regStack
 			}
 		}
 		site.Expr = w.expr(v)

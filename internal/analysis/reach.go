@@ -788,6 +788,12 @@ func (r *reach) hand(l *linked, f fid, e Expr, to nodeKey) {
 		r.addUnknown(to)
 	case OpParam:
 		r.use(nodeKey{f, uint8(e.I)}, use{kind: useForward, to: to, fn: f})
+	case OpStackParam:
+		if e.N != 8 {
+			r.addUnknown(to)
+			return
+		}
+		r.use(nodeKey{f, regStack}, use{kind: useForward, to: to, fn: f})
 	case OpImport:
 		b := r.resolve(l, e.I)
 		if b.object == nil {
