@@ -376,6 +376,9 @@ func (c *charge) openTail(f fid) bool {
 	return false
 }
 
+// sigreturn is rt_sigreturn, which the return address of signal handlers leads to.
+var sigreturn = sysno{syscalls.AMD64, 15}
+
 // An origin is what one compartment is charged with.
 type origin struct {
 	object *linked
@@ -406,8 +409,13 @@ func (c *charge) origins() []origin {
 		}
 		if l.conduit {
 			c.chargeConduit(o)
-		} else {
-			c.chargeLazy(o)
+			continue
+		}
+		c.chargeLazy(o)
+		// The return from a signal handler is charged to the code interrupted, which
+		// may be any.
+		if at, ok := c.index[sigreturn]; ok && o.chain != (callset{}) {
+			o.set.add(at)
 		}
 	}
 	return out
