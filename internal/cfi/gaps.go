@@ -332,6 +332,33 @@ func functionPointers(pointers, heads []uint64, gaps []gap) []uint64 {
 	})
 }
 
+// maxStart bounds the code of the C library's _start that is looked at, in bytes.
+const maxStart = 64
+
+// mainFunctions returns what _start hands to __libc_start_main: main and, up to glibc 2.33, init and fini. _start may have
+// call frame information where main has none.
+func mainFunctions(f *objfile.File, gaps []gap) []uint64 {
+	code, err := f.ReadVaddr(f.Entry, maxStart)
+	if err != nil {
+		return nil // shorter than any _start
+	}
+	start := gap{addr: f.Entry, code: code}
+	for pos := 0; pos < len(code); {
+		in, err := disasm.Scan(code[pos:])
+		if err != nil {
+			return nil
+		}
+		pos += in.Size()
+		if in.IsCall() {
+			start.code = code[:pos]
+			break
+		}
+	}
+	var p codePointers
+	p.scan(&start, gaps, f.Type == elf.ET_EXEC)
+	return p.taken
+}
+
 // functionStarts returns the addresses of functions as far as a file tells them: its entry point, symbols, pointers that
 // the loader relocates, and what the code in gaps calls. Sorted, unique.
 func functionStarts(f *objfile.File, gaps []gap) []uint64 {
@@ -346,6 +373,7 @@ func functionStarts(f *objfile.File, gaps []gap) []uint64 {
 	}
 	starts := append(code.called, f.Entry)
 	starts = append(starts, functionPointers(pointers, code.heads, gaps)...)
+	starts = append(starts, mainFunctions(f, gaps)...)
 	symbols, _ := f.Symbols() // what can be read of them
 	for i := range symbols {
 		s := &symbols[i]

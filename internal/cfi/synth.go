@@ -413,8 +413,9 @@ func (l *lastFlow) ends(addr uint64) bool {
 const maxTrial = 512
 
 // returns reports whether code at pos can be the beginning of a function: taken for one, it comes to a ret with the
-// return address on top of the stack, or to none at all. The cases of a switch and landing pads do not, since they take
-// down a frame that they have not made.
+// return address on top of the stack, or at least to none above that. The cases of a switch and landing pads do not, since
+// they take down a frame that they have not made. (A ret below may be the next function's, behind a call that does not
+// return.)
 func (g *gap) returns(pos uint32) bool {
 	type point struct {
 		pos   uint32
@@ -436,7 +437,7 @@ func (g *gap) returns(pos uint32) bool {
 				if p.state.spKnown && p.state.sp == atEntry.sp {
 					return true
 				}
-				wrong = true
+				wrong = wrong || !p.state.spKnown || p.state.sp < atEntry.sp
 			}
 			if to, ok := in.Target(g.addr + uint64(p.pos)); ok && !in.IsCall() && g.holds(to) {
 				work = append(work, point{uint32(to - g.addr), p.state})

@@ -186,3 +186,30 @@ func sameUnwind(got, want Rule) bool {
 	}
 	return got.Reg != want.Reg || got.CFAOffset == want.CFAOffset && got.RAOffset == want.RAOffset
 }
+
+// TestFunctionPointers wants no function where code falls through to an aligned address, nor in the cases of a switch.
+func TestFunctionPointers(t *testing.T) {
+	code := []byte{
+		0x48, 0x83, 0xec, 8, // 0x1000 sub $8,%rsp
+		0xff, 0xe0, // 0x1004 jmp *%rax
+		0x48, 0x83, 0xc4, 8, 0xc3, // 0x1006 a case: add $8,%rsp; ret
+		0x0f, 0x1f, 0x00, // 0x100b nopl (%rax)
+		0x41, 0x54, // 0x100e a function: push %r12
+		0x48, 0x83, 0xec, 24, // 0x1010 sub $24,%rsp
+		0x48, 0x83, 0xc4, 24, 0x41, 0x5c, 0xc3, // 0x1014 add $24,%rsp; pop %r12; ret
+	}
+	gaps := []gap{{addr: 0x1000, offset: 0x1000, code: code}}
+	heads := scanPointers(gaps, true).heads
+	pointers := []uint64{0x1010, 0x100e, 0x1000, 0x1006, 0x100b, 0x1014, 0x100e}
+	got := functionPointers(pointers, heads, gaps)
+	if diff := cmp.Diff([]uint64{0x1000, 0x100e}, got); diff != "" {
+		t.Error(diff)
+	}
+	// Without the pointers the aligned address still begins no function.
+	spans, losses := synthesize(gap{addr: 0x100e, offset: 0x100e, code: code[0xe:]}, nil)
+	table := new(ehFrame).build(spans)
+	table.addLosses(losses)
+	if r := table.Lookup(0x1010); r.CFA != KindNone {
+		t.Errorf("a rule in the middle of a function: %+v", r)
+	}
+}
