@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"bulkhead/internal/disasm"
+	"bulkhead/internal/objfile"
 )
 
 // buildGo builds a Go fixture.
@@ -93,6 +96,49 @@ func TestLiveGo(t *testing.T) {
 				t.Errorf("no thread has the stack %q; the last had %q", want, last)
 			}
 		})
+	}
+}
+
+// TestGoClone wants the walk to end behind the parent's return from runtime.clone: the child's stack is new.
+func TestGoClone(t *testing.T) {
+	f := openFile(t, buildGo(t, "gochain", []string{"CGO_ENABLED=0"}))
+	table, err := Build(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	functions, err := f.GoTable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(functions.Funcs, func(g objfile.GoFunc) bool { return baseName(g.Name) == "runtime.clone" })
+	if i < 0 {
+		t.Fatal("no runtime.clone")
+	}
+	clone := functions.Funcs[i]
+	code, err := f.ReadVaddr(clone.Entry, clone.End-clone.Entry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	offset, _ := f.VaddrToOffset(clone.Entry)
+	want, calls := KindRegister, 0
+	for pos := 0; pos < len(code); {
+		in, err := disasm.Scan(code[pos:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := table.Lookup(offset + uint64(pos)).CFA; got != want {
+			t.Errorf("at +%#x: %v, want %v", pos, got, want)
+		}
+		pos += in.Size()
+		if in.IsRet() {
+			want = KindEnd
+		}
+		if in.IsSyscall() {
+			calls++
+		}
+	}
+	if want != KindEnd || calls < 2 {
+		t.Errorf("%d system calls, the last in code of %v", calls, want)
 	}
 }
 

@@ -22,7 +22,7 @@ import (
 //   - systemstack, asmcgocall, cgocallback and the vDSO callers of package runtime set SP freely (flag SPWRITE), but push
 //     rbp first and leave it alone. So CFA = rbp + 16 holds on both sides of the switch, and the walk goes on where the
 //     function was called: on the goroutine's stack from the thread's (g0) stack, and in C from cgocallback.
-//   - clone continues in the child on the new thread's stack: behind the instruction that sets SP the walk ends. (The two
+//   - clone continues in the child on the new thread's stack: from the instruction that sets SP on the walk ends. (The two
 //     instructions before that, which no system call is made from, read as the parent's.)
 //   - mcall and morestack zero rbp, since the goroutine may go on in another thread: the scheduler's work is not the
 //     goroutine's. There the walk ends.
@@ -147,7 +147,7 @@ func savesRBP(g *gap, f *objfile.GoFunc, deltas []objfile.SPDelta) uint64 {
 	return 0
 }
 
-// setsSP returns the address behind the first mov register,%rsp of a function, or 0.
+// setsSP returns the address of the first mov register,%rsp of a function, or 0.
 func setsSP(g *gap, f *objfile.GoFunc) uint64 {
 	if !g.holds(f.Entry) {
 		return 0
@@ -157,10 +157,10 @@ func setsSP(g *gap, f *objfile.GoFunc) uint64 {
 		if err != nil {
 			return 0
 		}
-		pos += uint64(in.Size())
 		if op := in.Opcode(); (op == opMovStore || op == opMovLoad) && in.Writes().Has(disasm.RSP) {
 			return pos
 		}
+		pos += uint64(in.Size())
 	}
 	return 0
 }
