@@ -46,8 +46,6 @@ const (
 	TallyStreamLost   = traceTallyTALLY_STREAM_LOST
 	TallyBroken       = traceTallyTALLY_BROKEN
 	TallyUnattributed = traceTallyTALLY_UNATTRIBUTED
-	TallyCaptured     = traceTallyTALLY_CAPTURED
-	TallyWalked       = traceTallyTALLY_WALKED
 )
 
 // TallyKey names a number about the kernel part's work for a program.

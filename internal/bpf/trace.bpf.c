@@ -45,8 +45,6 @@ enum tally {
 	TALLY_STREAM_LOST,    /* stream records that found no room in the ring */
 	TALLY_BROKEN,         /* walks that ended before the outermost frame */
 	TALLY_UNATTRIBUTED,   /* calls charged to OBJECT_UNKNOWN */
-	TALLY_CAPTURED,       /* stacks handed to user space */
-	TALLY_WALKED,         /* whole stacks walked here */
 	TALLIES,
 };
 
@@ -494,7 +492,6 @@ static __noinline int capture(struct task_struct *task, struct pt_regs *regs,
 			return -1;
 		}
 	}
-	increment(key->program, TALLY_CAPTURED);
 	return 0;
 }
 
@@ -543,7 +540,6 @@ static __always_inline u32 walk_chain(struct task_struct *task, struct walk *w,
 		w->stop = 0;
 		walk_on(w);
 	}
-	increment(key->program, TALLY_WALKED);
 	if (can_retry(w->end))
 		return CAPTURE_CHAIN;
 	if (w->end != WALK_OUTERMOST)

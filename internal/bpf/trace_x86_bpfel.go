@@ -236,9 +236,7 @@ const (
 	traceTallyTALLY_STREAM_LOST  traceTally = 3
 	traceTallyTALLY_BROKEN       traceTally = 4
 	traceTallyTALLY_UNATTRIBUTED traceTally = 5
-	traceTallyTALLY_CAPTURED     traceTally = 6
-	traceTallyTALLY_WALKED       traceTally = 7
-	traceTallyTALLIES            traceTally = 8
+	traceTallyTALLIES            traceTally = 6
 )
 
 type traceTallyKey struct {
