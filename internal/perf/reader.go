@@ -110,13 +110,13 @@ func (r *Reader) Wait(timeout time.Duration) error {
 	return nil
 }
 
-// Drain appends all records that the kernel has written so far, in the order of their times.
+// Drain adds all records that the kernel has written so far and returns them, with those given, in the order of their
+// times.
 func (r *Reader) Drain(records []Record) []Record {
-	first := len(records)
 	for _, ring := range r.rings {
 		records = ring.drain(records, &r.buf)
 	}
-	slices.SortStableFunc(records[first:], func(a, b Record) int { return cmp.Compare(a.Time, b.Time) })
+	slices.SortStableFunc(records, func(a, b Record) int { return cmp.Compare(a.Time, b.Time) })
 	return records
 }
 

@@ -101,7 +101,7 @@ func (s *session) account(c *capture, frames []bpf.Frame, whole bool) {
 	s.seen.stack(key, frames, whole)
 }
 
-// charge finds the origin of a stack and the last frame before it; see DESIGN in docs/architecture.md.
+// charge finds the origin of a stack and the last frame before it, by the rule of attribute in trace.bpf.c.
 func (s *session) charge(frames []bpf.Frame, whole bool) (origin, via bpf.Frame) {
 	at := -1
 	for i, f := range frames {

@@ -61,14 +61,14 @@ func newObjects(tracer *bpf.Tracer, rows *rowReader, conduits attribution.Condui
 
 // addAnonymous opens memory without a file for walks by frame pointer.
 func (o *objects) addAnonymous() error {
-	anonymous := o.add(bpf.ObjectAnonymous, attribution.Anonymous)
+	anonymous, _ := o.add(bpf.ObjectAnonymous, attribution.Anonymous, nil)
 	close(anonymous.loaded)
 	return o.tracer.LoadObject(anonymous.id, nil, false)
 }
 
 // addVDSO reads the vDSO from this process: the kernel maps the same one everywhere.
 func (o *objects) addVDSO() error {
-	vdso := o.add(bpf.ObjectVDSO, attribution.VDSO)
+	vdso, _ := o.add(bpf.ObjectVDSO, attribution.VDSO, nil)
 	image, err := readVDSO()
 	rows := fileRows{err: err}
 	if err == nil {
@@ -101,8 +101,14 @@ func readVDSO() ([]byte, error) {
 	return nil, errors.New("no vDSO is mapped")
 }
 
-func (o *objects) add(id bpf.ObjectID, path string) *object {
-	obj := &object{id: id, path: path, conduit: o.conduits.Match(path), loaded: make(chan struct{})}
+// add returns the object with a number, a fresh one if there was none: whoever gets that has to load it.
+func (o *objects) add(id bpf.ObjectID, path string, file *os.File) (obj *object, fresh bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if known := o.byID[id]; known != nil {
+		return known, false
+	}
+	obj = &object{id: id, path: path, file: file, conduit: o.conduits.Match(path), loaded: make(chan struct{})}
 	obj.symbols = sync.OnceValue(func() *objfile.Symbolizer {
 		if obj.elf == nil {
 			return nil
@@ -117,10 +123,8 @@ func (o *objects) add(id bpf.ObjectID, path string) *object {
 		}
 		return readExports(obj.elf)
 	})
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	o.byID[id] = obj
-	return obj
+	return obj, true
 }
 
 // get returns the object with the kernel's number; nil if it never could be opened.
@@ -229,12 +233,11 @@ func (o *objects) open(file *os.File, path string) (*object, error) {
 		file.Close()
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	if known := o.get(id); known != nil {
+	obj, fresh := o.add(id, path, file)
+	if !fresh {
 		file.Close()
-		return known, nil
+		return obj, nil
 	}
-	obj := o.add(id, path)
-	obj.file = file
 	go func() { o.load(obj, o.rows.read(file, path)) }()
 	return obj, nil
 }
@@ -271,18 +274,19 @@ func (o *objects) wait() {
 
 // giveUp opens an object for walks that could not be read at all, so that its stacks are counted as broken.
 func (o *objects) giveUp(id bpf.ObjectID) *object {
-	if known := o.get(id); known != nil {
-		return known
+	obj, fresh := o.add(id, fmt.Sprintf("[file %d]", id), nil)
+	if fresh {
+		o.load(obj, fileRows{err: errGone})
 	}
-	obj := o.add(id, fmt.Sprintf("[file %d]", id))
-	o.load(obj, fileRows{err: errGone})
 	return obj
 }
 
 // lose is giveUp for a file of which a mapping is known: it keeps its name.
 func (o *objects) lose(id bpf.ObjectID, m mapping) *object {
-	obj := o.add(id, m.path)
-	o.load(obj, fileRows{err: errGone})
+	obj, fresh := o.add(id, m.path, nil)
+	if fresh {
+		o.load(obj, fileRows{err: errGone})
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.byFile[m.file] = obj

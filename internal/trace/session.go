@@ -171,7 +171,6 @@ func (s *session) syncRecords() {
 	// A record of one processor may be read before an older one of another: what is newer than this moment waits.
 	now := monotonic()
 	s.buffer = s.records.Drain(s.buffer)
-	slices.SortStableFunc(s.buffer, func(a, b perf.Record) int { return cmp.Compare(a.Time, b.Time) })
 	ready, _ := slices.BinarySearchFunc(s.buffer, now, func(r perf.Record, at uint64) int { return cmp.Compare(r.Time, at) })
 	if ready == 0 {
 		return
