@@ -13,6 +13,7 @@ import (
 	"golang.org/x/term"
 
 	"bulkhead/internal/attribution"
+	"bulkhead/internal/filecache"
 	"bulkhead/internal/report"
 )
 
@@ -85,7 +86,7 @@ func (f *outputFlags) write(d *attribution.Document) error {
 	}
 	options := report.Options{Wide: f.wide}
 	if f.out != "" {
-		return attribution.ReplaceFile(f.out, func(w io.Writer) error { return report.Write(w, d, format, options) })
+		return filecache.Replace(f.out, func(w io.Writer) error { return report.Write(w, d, format, options) })
 	}
 	stream := f.stream
 	if stream == nil {

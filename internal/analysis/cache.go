@@ -7,39 +7,28 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
 
+	"bulkhead/internal/filecache"
 	"bulkhead/internal/objfile"
 )
 
-// maxCache bounds the folder of summaries, in bytes: some 500 large libraries.
-const maxCache = 512 << 20
-
-// A Cache keeps summaries in a folder, by the content of the object, so that
-// they serve every program and every machine. Any number of processes may use it
-// at once: files are written under another name and put in place in one step.
+// A Cache keeps summaries by the content of the object, so that they serve every
+// program and every machine.
 type Cache struct {
-	dir string
+	files *filecache.Cache
 }
 
-// OpenCache opens the cache in dir; "" means Bulkhead's folder in the user's
-// cache directory ($XDG_CACHE_HOME).
+// OpenCache opens or creates the cache in dir; "" means Bulkhead's folder in the
+// user's cache directory.
 func OpenCache(dir string) (*Cache, error) {
-	if dir == "" {
-		base, err := os.UserCacheDir()
-		if err != nil {
-			return nil, err
-		}
-		dir = filepath.Join(base, "bulkhead", "summaries")
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	files, err := filecache.Open(dir, "summaries")
+	if err != nil {
 		return nil, err
 	}
-	return &Cache{dir: dir}, nil
+	return &Cache{files}, nil
 }
 
 // summary returns the summary of the object at path, from the cache if it is
@@ -52,21 +41,17 @@ func (c *Cache) summary(path string, triggers []string) (*Summary, error) {
 	if err != nil {
 		return nil, err
 	}
-	name := filepath.Join(c.dir, key+".summary")
-	if data, err := os.ReadFile(name); err == nil {
+	key += ".summary"
+	if data := c.files.Get(key); data != nil {
 		if s, err := decodeSummary(data); err == nil {
 			return s, nil
-		}
-		os.Remove(name) // damaged: made anew below
+		} // a damaged one is made anew
 	}
 	s, err := summarizeFile(path, triggers)
 	if err != nil {
 		return nil, err
 	}
-	// A cache that cannot be written is one that does not help.
-	if c.write(name, encodeSummary(s)) == nil {
-		c.trim()
-	}
+	_ = c.files.Put(key, encodeSummary(s)) // only saves time
 	return s, nil
 }
 
@@ -107,11 +92,11 @@ func (c *Cache) contentHash(f *os.File, info os.FileInfo) ([]byte, error) {
 			binary.LittleEndian.PutUint64(raw[8*i:], v)
 		}
 		sum := sha256.Sum256(raw[:])
-		memo = filepath.Join(c.dir, hex.EncodeToString(sum[:16])+".hash")
+		memo = hex.EncodeToString(sum[:16]) + ".hash"
 		// A file that changed a moment ago may change again within the clock's grain.
 		if time.Since(time.Unix(0, st.Ctim.Nano())) < 2*time.Second {
 			memo = ""
-		} else if have, err := os.ReadFile(memo); err == nil && len(have) == sha256.Size {
+		} else if have := c.files.Get(memo); len(have) == sha256.Size {
 			return have, nil
 		}
 	}
@@ -121,51 +106,7 @@ func (c *Cache) contentHash(f *os.File, info os.FileInfo) ([]byte, error) {
 	}
 	sum := h.Sum(nil)
 	if memo != "" {
-		_ = c.write(memo, sum) // only saves time
+		_ = c.files.Put(memo, sum) // only saves time
 	}
 	return sum, nil
-}
-
-// write puts a file in place in one step.
-func (c *Cache) write(name string, data []byte) error {
-	f, err := os.CreateTemp(c.dir, ".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
-}
-
-// trim removes the oldest files while the folder is too large.
-func (c *Cache) trim() {
-	entries, err := os.ReadDir(c.dir)
-	if err != nil {
-		return
-	}
-	var files []os.FileInfo
-	total := int64(0)
-	for _, e := range entries {
-		if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
-			files = append(files, info)
-			total += info.Size()
-		}
-	}
-	slices.SortFunc(files, func(a, b os.FileInfo) int { return a.ModTime().Compare(b.ModTime()) })
-	for _, f := range files {
-		if total <= maxCache {
-			return
-		}
-		if os.Remove(filepath.Join(c.dir, f.Name())) == nil {
-			total -= f.Size()
-		}
-	}
 }

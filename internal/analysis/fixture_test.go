@@ -139,21 +139,19 @@ func strace(t *testing.T, command ...string) []string {
 	return slices.Compact(names)
 }
 
-// cacheDir is shared by the tests, so that libc is summarised once.
-var testCache = func() *Cache {
-	dir, err := os.MkdirTemp("", "bulkhead-analysis")
-	if err != nil {
-		return nil
-	}
-	c, _ := OpenCache(dir)
-	return c
-}()
+// testCache is shared by the tests, so that libc is summarised once.
+var testCache *Cache
 
 func TestMain(m *testing.M) {
-	status := m.Run()
-	if testCache != nil {
-		os.RemoveAll(testCache.dir)
+	dir, err := os.MkdirTemp("", "bulkhead-analysis")
+	if err == nil {
+		testCache, err = OpenCache(dir)
 	}
+	if err != nil {
+		panic(err)
+	}
+	status := m.Run()
+	os.RemoveAll(dir)
 	os.Exit(status)
 }
 

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
@@ -186,32 +185,10 @@ func TestCache(t *testing.T) {
 		t.Errorf("damaged entry was not replaced: %v, %v", info, err)
 	}
 
-	// The oldest entries and abandoned writes go.
-	old := time.Now().Add(-48 * time.Hour)
-	for _, name := range []string{"aa.cfi", tempPrefix + "1"} {
-		p := filepath.Join(dir, name)
-		if err := os.WriteFile(p, make([]byte, 1000), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chtimes(p, old, old); err != nil {
-			t.Fatal(err)
-		}
-	}
-	info, err := os.Stat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.Limit = info.Size() + 999
-	c.trim()
-	if got := entries(); len(got) != 1 || got[0] != path {
-		t.Errorf("after trim: %v", got)
-	}
-
 	// Concurrent loads of a missing entry agree and leave one file.
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	c.Limit = DefaultCacheLimit
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() { check(c) })
