@@ -16,6 +16,7 @@ type (
 	Event        = traceEvent
 	EventKind    = traceEventKind
 	CaptureFlags = traceCaptureFlags
+	RegionFlags  = traceRegionFlags
 	WalkEnd      = traceWalkEnd
 	Tally        = traceTally
 )
@@ -24,6 +25,9 @@ const (
 	ObjectUnknown   = ObjectID(traceObjectIdOBJECT_UNKNOWN)
 	ObjectAnonymous = ObjectID(traceObjectIdOBJECT_ANONYMOUS)
 	ObjectVDSO      = ObjectID(traceObjectIdOBJECT_VDSO)
+
+	RegionConduit = traceRegionFlagsREGION_CONDUIT
+	RegionBase    = traceRegionFlagsREGION_BASE
 
 	EventProgram = traceEventKindEVENT_PROGRAM
 	EventStack   = traceEventKindEVENT_STACK

@@ -2,7 +2,7 @@
 # Compile the BPF programs and generate their Go side. Needs clang-19, libbpf-dev and linux-libc-dev.
 set -eu
 types="abi block capture_event capture_flags chain_key count count_key event event_kind frame object
-object_flags object_id registers rule rule_flags rule_kind saved stack_event tally tally_key walk walk_end"
+object_flags object_id region region_flags registers rule rule_flags rule_kind saved stack_event tally tally_key walk walk_end"
 flags=
 for type in $types; do
 	flags="$flags -type $type"

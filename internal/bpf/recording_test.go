@@ -29,6 +29,7 @@ const (
 type recording struct {
 	mappings []recordedMapping
 	objects  []traceObject // by ObjectID
+	regions  []traceRegion
 	blocks   []traceBlock
 	rules    []traceRule
 	pages    map[uint64]*[pageSize]byte // by address
@@ -52,19 +53,27 @@ const (
 func newRecording() *recording {
 	r := &recording{
 		rules: []traceRule{{}}, pages: map[uint64]*[pageSize]byte{}, tables: map[ObjectID]*cfi.Table{},
-		objects: make([]traceObject, ObjectVDSO+1),
+		objects: make([]traceObject, ObjectVDSO+1), regions: make([]traceRegion, 1),
 	}
-	r.objects[ObjectAnonymous].Flags = uint32(traceObjectFlagsOBJECT_READY)
-	r.objects[ObjectVDSO].Flags = uint32(traceObjectFlagsOBJECT_READY)
+	for _, id := range []ObjectID{ObjectAnonymous, ObjectVDSO} {
+		r.objects[id] = r.newObject(0)
+	}
 	return r
 }
 
-// addObject does for a recording what rowStore.load does for the kernel.
-func (r *recording) addObject(table *cfi.Table, conduit bool) ObjectID {
-	o := traceObject{Flags: uint32(traceObjectFlagsOBJECT_READY), FirstBlock: uint32(len(r.blocks))}
-	if conduit {
-		o.Flags |= uint32(traceObjectFlagsOBJECT_CONDUIT)
+// newObject has regions with these flags.
+func (r *recording) newObject(flags ...RegionFlags) traceObject {
+	first := len(r.regions)
+	for _, f := range flags {
+		r.regions = append(r.regions, traceRegion{Flags: uint32(f)})
 	}
+	return traceObject{Flags: uint32(traceObjectFlagsOBJECT_READY), FirstRegion: uint32(first)}
+}
+
+// addObject does for a recording what rowStore.load does for the kernel.
+func (r *recording) addObject(table *cfi.Table, regions ...RegionFlags) ObjectID {
+	o := r.newObject(regions...)
+	o.FirstBlock = uint32(len(r.blocks))
 	ids := make([]uint16, len(table.Rules))
 	for i, rule := range table.Rules {
 		k := kernelRule(rule)
@@ -91,8 +100,8 @@ func raw[T any](s []T) []byte {
 
 func (r *recording) write(w io.Writer) {
 	w.Write(raw([]int32{int32(len(r.mappings)), int32(len(r.objects)), int32(len(r.blocks)), int32(len(r.rules)),
-		int32(len(r.pages)), int32(len(r.threads))}))
-	for _, part := range [][]byte{raw(r.mappings), raw(r.objects), raw(r.blocks), raw(r.rules)} {
+		int32(len(r.pages)), int32(len(r.threads)), int32(len(r.regions))}))
+	for _, part := range [][]byte{raw(r.mappings), raw(r.objects), raw(r.regions), raw(r.blocks), raw(r.rules)} {
 		w.Write(part)
 	}
 	for address, page := range r.pages {
@@ -143,6 +152,15 @@ func (r *recording) frame(address uint64) (f traceFrame, ok bool) {
 		return f, true
 	}
 	return f, false
+}
+
+// region is the number that a frame's region has among those of all objects.
+func (r *recording) region(f traceFrame) uint32 {
+	region := r.objects[f.Object].FirstRegion
+	if table := r.tables[ObjectID(f.Object)]; table != nil {
+		region += uint32(table.Region(uint64(f.Offset)))
+	}
+	return region
 }
 
 func (r *recording) resolve(address uint64) (*cfi.Table, uint64, bool) {
@@ -221,11 +239,24 @@ func (r *recording) compare(t *testing.T, host string) []traceWalk {
 // checkOrigin derives from the frames what a walk says about them.
 func (r *recording) checkOrigin(t *testing.T, frames []traceFrame, w *hostWalks) {
 	t.Helper()
-	chain, object := uint64(0xcbf29ce484222325), uint32(0)
-	for _, f := range frames {
-		if f.Object != object {
-			chain, object = (chain^uint64(f.Object))*0x100000001b3, f.Object
+	chain, region, base := uint64(0xcbf29ce484222325), uint32(0), uint8(0)
+	var via traceFrame
+	for i, f := range frames {
+		at := r.region(f)
+		if at == region {
+			continue
 		}
+		if i > 0 && r.regions[at].Flags&uint32(RegionBase) != 0 {
+			base = 1
+			continue
+		}
+		if i > 0 {
+			via = frames[i-1]
+		}
+		chain, region = (chain^uint64(at))*0x100000001b3, at
+	}
+	if w.cold.Via != via || w.cold.Base != base {
+		t.Errorf("the outermost region was entered by %+v, base %d, want %+v, %d", w.cold.Via, w.cold.Base, via, base)
 	}
 	if w.cold.Chain != chain {
 		t.Errorf("chain hash %#x, want %#x", w.cold.Chain, chain)
@@ -235,7 +266,7 @@ func (r *recording) checkOrigin(t *testing.T, frames []traceFrame, w *hostWalks)
 			w.on.Depth, w.on.End, w.cold.Depth, w.cold.End)
 	}
 	at := slices.IndexFunc(frames, func(f traceFrame) bool {
-		return r.objects[f.Object].Flags&uint32(traceObjectFlagsOBJECT_CONDUIT) == 0
+		return r.regions[r.region(f)].Flags&uint32(RegionConduit) == 0
 	})
 	if at < 0 {
 		if w.origin.Found != 0 || w.origin.End != w.cold.End {
@@ -243,7 +274,7 @@ func (r *recording) checkOrigin(t *testing.T, frames []traceFrame, w *hostWalks)
 		}
 		return
 	}
-	var via traceFrame
+	via = traceFrame{}
 	if at > 0 {
 		via = frames[at-1]
 	}
@@ -275,7 +306,11 @@ func (r *recording) mapProcess(t *testing.T, tables map[string]*cfi.Table) {
 				tables[path] = buildTable(t, path)
 			}
 			name := filepath.Base(path)
-			id = r.addObject(tables[path], strings.HasPrefix(name, "libc.") || strings.HasPrefix(name, "ld-"))
+			flags := RegionFlags(0)
+			if strings.HasPrefix(name, "libc.") || strings.HasPrefix(name, "ld-") {
+				flags = RegionConduit
+			}
+			id = r.addObject(tables[path], flags)
 			objects[path] = id
 		}
 		m.pageOffset, m.object, m.flags = m.pageOffset/pageSize, id, recordedExec

@@ -28,13 +28,15 @@ type rowStore struct {
 	shards    []func() (*ebpf.Map, error)
 	blocks    uint32 // in use
 	rules     map[traceRule]uint16
+	regionMap *ebpf.Map
+	regions   uint32 // in use; region 0 is that of no object
 }
 
 func newRowStore(maps map[string]*ebpf.Map, shard *ebpf.MapSpec) *rowStore {
 	// Rule 0 of the map is RULE_NONE, as it was made.
 	s := &rowStore{
 		objects: maps["objects"], ruleMap: maps["rules"], shardMap: maps["shards"],
-		shardSpec: shard, rules: map[traceRule]uint16{{}: 0},
+		shardSpec: shard, rules: map[traceRule]uint16{{}: 0}, regionMap: maps["regions"], regions: 1,
 	}
 	for i := range uint32(firstShards) {
 		s.shards = append(s.shards, s.newShard(i))
@@ -55,18 +57,18 @@ func (s *rowStore) Close() error {
 	return errors.Join(errs...)
 }
 
-// LoadObject gives the kernel the rows of an object (nil: none, its stacks are walked by frame pointer) and
-// opens it for walks.
-func (t *Tracer) LoadObject(id ObjectID, table *cfi.Table, conduit bool) error {
-	return t.rows.load(id, table, conduit)
+// LoadObject gives the kernel the rows of an object (nil: none, its stacks are walked by frame pointer) and the flags
+// of its regions, by the numbers that the rows have for them, and opens it for walks. There is at least region 0.
+func (t *Tracer) LoadObject(id ObjectID, table *cfi.Table, regions []RegionFlags) error {
+	return t.rows.load(id, table, regions)
 }
 
-func (s *rowStore) load(id ObjectID, table *cfi.Table, conduit bool) error {
+func (s *rowStore) load(id ObjectID, table *cfi.Table, regions []RegionFlags) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	object := traceObject{Flags: uint32(traceObjectFlagsOBJECT_READY)}
-	if conduit {
-		object.Flags |= uint32(traceObjectFlagsOBJECT_CONDUIT)
+	object := traceObject{Flags: uint32(traceObjectFlagsOBJECT_READY), FirstRegion: s.regions}
+	if err := s.addRegions(regions); err != nil {
+		return err
 	}
 	if table != nil && len(table.Rows) > 0 {
 		ids, err := s.addRules(table.Rules)
@@ -86,6 +88,22 @@ func (s *rowStore) load(id ObjectID, table *cfi.Table, conduit bool) error {
 	if err := s.objects.Put(uint32(id), object); err != nil {
 		return fmt.Errorf("open object %d for walks: %w", id, err)
 	}
+	return nil
+}
+
+// addRegions appends the regions of an object.
+func (s *rowStore) addRegions(regions []RegionFlags) error {
+	if room := s.regionMap.MaxEntries() - s.regions; len(regions) > int(room) {
+		return fmt.Errorf("%d regions of an object do not fit into the %d left", len(regions), room)
+	}
+	keys, values := make([]uint32, len(regions)), make([]traceRegion, len(regions))
+	for i, flags := range regions {
+		keys[i], values[i] = s.regions+uint32(i), traceRegion{Flags: uint32(flags)}
+	}
+	if _, err := s.regionMap.BatchUpdate(keys, values, nil); err != nil {
+		return fmt.Errorf("store regions: %w", err)
+	}
+	s.regions += uint32(len(regions))
 	return nil
 }
 

@@ -28,16 +28,19 @@ func TestRows(t *testing.T) {
 	for i, n := range []int{0, 1, blockRows - 1, blockRows, blockRows + 1, shard, 1, 2*shard + 1} {
 		id := ObjectID(100 + i)
 		want := table(n)
-		if err := tracer.LoadObject(id, want, i%2 == 1); err != nil {
+		if err := tracer.LoadObject(id, want, []RegionFlags{0, RegionFlags(i)}); err != nil {
 			t.Fatalf("%d rows: %v", n, err)
 		}
 		var object traceObject
 		if err := tracer.rows.objects.Lookup(uint32(id), &object); err != nil {
 			t.Fatal(err)
 		}
-		ready, conduit := object.Flags&uint32(traceObjectFlagsOBJECT_READY) != 0, object.Flags&uint32(traceObjectFlagsOBJECT_CONDUIT) != 0
-		if !ready || conduit != (i%2 == 1) {
-			t.Errorf("%d rows: ready %t, conduit %t", n, ready, conduit)
+		if object.Flags != uint32(traceObjectFlagsOBJECT_READY) {
+			t.Errorf("%d rows: not ready", n)
+		}
+		var region traceRegion
+		if err := tracer.rows.regionMap.Lookup(object.FirstRegion+1, &region); err != nil || region.Flags != uint32(i) {
+			t.Errorf("%d rows: region 1 has flags %d, want %d (%v)", n, region.Flags, i, err)
 		}
 		if blocks := uint32((n + blockRows - 1) / blockRows); object.Blocks != blocks {
 			t.Fatalf("%d rows: %d blocks, want %d", n, object.Blocks, blocks)
@@ -91,7 +94,7 @@ func checkBlocks(t *testing.T, tracer *Tracer, object traceObject, want *cfi.Tab
 func TestRulesShared(t *testing.T) {
 	tracer := newTracer(t, Options{})
 	for id := range ObjectID(10) {
-		if err := tracer.LoadObject(100+id, table(2), false); err != nil {
+		if err := tracer.LoadObject(100+id, table(2), []RegionFlags{0}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -108,7 +111,11 @@ func TestRowsFull(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "do not fit") {
 		t.Errorf("a table of all blocks there are: %v", err)
 	}
-	if err := tracer.LoadObject(100, table(1000), false); err != nil {
+	tracer.rows.regions = tracer.rows.regionMap.MaxEntries() - 1
+	if err := tracer.LoadObject(100, table(1), make([]RegionFlags, 2)); err == nil || !strings.Contains(err.Error(), "do not fit") {
+		t.Errorf("more regions than there are: %v", err)
+	}
+	if err := tracer.LoadObject(100, table(1000), []RegionFlags{0}); err != nil {
 		t.Error(err)
 	}
 }

@@ -236,6 +236,7 @@ const struct stack_event *unused_stack_event __attribute__((unused));
 const struct capture_event *unused_capture_event __attribute__((unused));
 const enum object_id *unused_object_id __attribute__((unused));
 const enum object_flags *unused_object_flags __attribute__((unused));
+const enum region_flags *unused_region_flags __attribute__((unused));
 const enum rule_kind *unused_rule_kind __attribute__((unused));
 const enum rule_flags *unused_rule_flags __attribute__((unused));
 const enum saved *unused_saved __attribute__((unused));
@@ -601,7 +602,7 @@ static __always_inline void attribute(struct walk *w, struct count_key *key)
 		return;
 	if (w->end == WALK_OUTERMOST && w->depth) {
 		/* conduits only: the outermost is the origin */
-		key->origin = w->frames[(w->depth - 1) & (MAX_FRAMES - 1)];
+		key->origin = w->frames[(w->depth - 1 - w->base) & (MAX_FRAMES - 1)];
 		return;
 	}
 	key->via = w->frames[0];

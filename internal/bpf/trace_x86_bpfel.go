@@ -74,8 +74,10 @@ type traceCodeSet struct {
 		Space   uint32
 		Object  uint32
 		Offset  uint32
+		Region  uint32
 		Rule    uint16
 		Flags   uint16
+		Pad     uint32
 	}
 }
 
@@ -128,18 +130,17 @@ type traceFrame struct {
 }
 
 type traceObject struct {
-	_          structs.HostLayout
-	Flags      uint32
-	FirstBlock uint32
-	Blocks     uint32
-	Pad        uint32
+	_           structs.HostLayout
+	Flags       uint32
+	FirstBlock  uint32
+	Blocks      uint32
+	FirstRegion uint32
 }
 
 type traceObjectFlags uint32
 
 const (
-	traceObjectFlagsOBJECT_READY   traceObjectFlags = 1
-	traceObjectFlagsOBJECT_CONDUIT traceObjectFlags = 2
+	traceObjectFlagsOBJECT_READY traceObjectFlags = 1
 )
 
 type traceObjectId uint32
@@ -149,6 +150,18 @@ const (
 	traceObjectIdOBJECT_ANONYMOUS  traceObjectId = 1
 	traceObjectIdOBJECT_VDSO       traceObjectId = 2
 	traceObjectIdOBJECT_FIRST_FILE traceObjectId = 3
+)
+
+type traceRegion struct {
+	_     structs.HostLayout
+	Flags uint32
+}
+
+type traceRegionFlags uint32
+
+const (
+	traceRegionFlagsREGION_CONDUIT traceRegionFlags = 1
+	traceRegionFlagsREGION_BASE    traceRegionFlags = 2
 )
 
 type traceRegisters struct {
@@ -280,8 +293,8 @@ type traceWalk struct {
 	Stop    uint8
 	Found   uint8
 	Started uint8
-	Pad     uint8
-	Object  uint32
+	Base    uint8
+	Region  uint32
 	Depth   uint32
 	Missing uint32
 	Pad2    uint32
@@ -320,6 +333,7 @@ const (
 	traceMapEvents             = "events"
 	traceMapFiles              = "files"
 	traceMapObjects            = "objects"
+	traceMapRegions            = "regions"
 	traceMapRules              = "rules"
 	traceMapShards             = "shards"
 	traceMapSpaces             = "spaces"
@@ -350,6 +364,7 @@ const (
 	traceVarUnusedEventKind    = "unused_event_kind"
 	traceVarUnusedObjectFlags  = "unused_object_flags"
 	traceVarUnusedObjectId     = "unused_object_id"
+	traceVarUnusedRegionFlags  = "unused_region_flags"
 	traceVarUnusedRegisters    = "unused_registers"
 	traceVarUnusedRuleFlags    = "unused_rule_flags"
 	traceVarUnusedRuleKind     = "unused_rule_kind"
@@ -421,6 +436,7 @@ type traceMapSpecs struct {
 	Events    *ebpf.MapSpec `ebpf:"events"`
 	Files     *ebpf.MapSpec `ebpf:"files"`
 	Objects   *ebpf.MapSpec `ebpf:"objects"`
+	Regions   *ebpf.MapSpec `ebpf:"regions"`
 	Rules     *ebpf.MapSpec `ebpf:"rules"`
 	Shards    *ebpf.MapSpec `ebpf:"shards"`
 	Spaces    *ebpf.MapSpec `ebpf:"spaces"`
@@ -451,6 +467,7 @@ type traceVariableSpecs struct {
 	UnusedEventKind    *ebpf.VariableSpec `ebpf:"unused_event_kind"`
 	UnusedObjectFlags  *ebpf.VariableSpec `ebpf:"unused_object_flags"`
 	UnusedObjectId     *ebpf.VariableSpec `ebpf:"unused_object_id"`
+	UnusedRegionFlags  *ebpf.VariableSpec `ebpf:"unused_region_flags"`
 	UnusedRegisters    *ebpf.VariableSpec `ebpf:"unused_registers"`
 	UnusedRuleFlags    *ebpf.VariableSpec `ebpf:"unused_rule_flags"`
 	UnusedRuleKind     *ebpf.VariableSpec `ebpf:"unused_rule_kind"`
@@ -488,6 +505,7 @@ type traceMaps struct {
 	Events    *ebpf.Map `ebpf:"events"`
 	Files     *ebpf.Map `ebpf:"files"`
 	Objects   *ebpf.Map `ebpf:"objects"`
+	Regions   *ebpf.Map `ebpf:"regions"`
 	Rules     *ebpf.Map `ebpf:"rules"`
 	Shards    *ebpf.Map `ebpf:"shards"`
 	Spaces    *ebpf.Map `ebpf:"spaces"`
@@ -506,6 +524,7 @@ func (m *traceMaps) Close() error {
 		m.Events,
 		m.Files,
 		m.Objects,
+		m.Regions,
 		m.Rules,
 		m.Shards,
 		m.Spaces,
@@ -537,6 +556,7 @@ type traceVariables struct {
 	UnusedEventKind    *ebpf.Variable `ebpf:"unused_event_kind"`
 	UnusedObjectFlags  *ebpf.Variable `ebpf:"unused_object_flags"`
 	UnusedObjectId     *ebpf.Variable `ebpf:"unused_object_id"`
+	UnusedRegionFlags  *ebpf.Variable `ebpf:"unused_region_flags"`
 	UnusedRegisters    *ebpf.Variable `ebpf:"unused_registers"`
 	UnusedRuleFlags    *ebpf.Variable `ebpf:"unused_rule_flags"`
 	UnusedRuleKind     *ebpf.Variable `ebpf:"unused_rule_kind"`

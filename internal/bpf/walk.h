@@ -15,8 +15,8 @@
  *  - A struct code in the cache is valid for one `space`: the identifier of an
  *    address space as long as its executable mappings do not change. Whoever
  *    may have changed them gets a new space (see space_of in trace.bpf.c).
- *  - objects[id] is written by user space once, after its blocks and rules:
- *    a reader that sees OBJECT_READY sees the rows.
+ *  - objects[id] is written by user space once, after its blocks, rules and
+ *    regions: a reader that sees OBJECT_READY sees them.
  *  - Stack memory is read without faulting. What cannot be read ends the walk
  *    with a reason; nothing is guessed.
  *
@@ -30,6 +30,7 @@
 #define MAX_FRAMES 1024
 #define MAX_OBJECTS 16384
 #define MAX_RULES 65536
+#define MAX_REGIONS 65536
 #define ROOM 8
 #define BLOCK_ROWS 512     /* rows in a block: one page */
 #define SHARD_BLOCKS 512   /* blocks in a shard: 2 MiB, made when needed */
@@ -50,7 +51,11 @@ enum object_id {
 
 enum object_flags {
 	OBJECT_READY = 1,
-	OBJECT_CONDUIT = 2,
+};
+
+enum region_flags {
+	REGION_CONDUIT = 1, /* charges its callers */
+	REGION_BASE = 2,    /* where stacks of a kind all begin: never the origin while there is another frame */
 };
 
 /* How a rule finds the canonical frame address (CFA): see internal/cfi. */
@@ -99,7 +104,7 @@ enum walk_end {
 struct row {
 	u32 offset;
 	u16 rule;
-	u16 region;
+	u16 region; /* within the object; 0: all that is in no other */
 };
 
 struct block {
@@ -122,7 +127,12 @@ struct object {
 	u32 flags;
 	u32 first_block;
 	u32 blocks;
-	u32 pad;
+	u32 first_region;
+};
+
+/* A part of an object's code that is attributed as a unit. Regions of all objects are numbered from 1. */
+struct region {
+	u32 flags;
 };
 
 /* A file as the kernel knows it, whatever its path. */
@@ -133,14 +143,16 @@ struct file_key {
 	u32 generation; /* of the inode number */
 };
 
-/* What an address is: an object, the place in its file, the rule there. */
+/* What an address is: an object, the place in its file, the rule and the region there. */
 struct code {
 	u64 address;
 	u32 space;
 	u32 object;
 	u32 offset;
+	u32 region;
 	u16 rule;
-	u16 flags;
+	u16 flags; /* of the region */
+	u32 pad;
 };
 
 struct code_set {
@@ -172,13 +184,13 @@ struct walk {
 	u8 stop;        /* stop at the origin */
 	u8 found;       /* the origin was met */
 	u8 started;     /* the current frame is recorded, its rule is known */
-	u8 pad;
-	u32 object;     /* of the current frame */
+	u8 base;        /* the current frame is in a REGION_BASE, and its region is that of the frame before */
+	u32 region;     /* of the current frame */
 	u32 depth;
 	u32 missing;    /* WALK_NO_ROWS: the object */
 	u32 pad2;
-	u64 chain;      /* hash over the sequence of objects */
-	struct frame via;    /* the last frame before the current object */
+	u64 chain;      /* hash over the sequence of regions */
+	struct frame via;    /* the last frame before the current region */
 	struct frame origin; /* the first frame outside the conduits */
 	u64 room[ROOM];      /* for a header when the frames are sent */
 	struct frame frames[MAX_FRAMES];
@@ -202,6 +214,13 @@ struct {
 	__type(key, u32);
 	__type(value, struct rule);
 } rules SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_REGIONS);
+	__type(key, u32);
+	__type(value, struct region);
+} regions SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -327,11 +346,11 @@ static long halve_rows(u32 i, struct search *s)
 }
 
 /*
- * The rule at an offset of an object. Functions without `static` are global to
- * the verifier: it checks them once, by themselves, and not along every path
- * that leads to them.
+ * The rule at an offset of an object, with the region in the upper half.
+ * Functions without `static` are global to the verifier: it checks them once,
+ * by themselves, and not along every path that leads to them.
  */
-__noinline u32 find_rule(u32 first, u32 blocks, u32 offset)
+__noinline u32 find_row(u32 first, u32 blocks, u32 offset)
 {
 	struct search s = { .first = first, .high = blocks, .offset = offset };
 
@@ -344,7 +363,10 @@ __noinline u32 find_rule(u32 first, u32 blocks, u32 offset)
 	s.low = 0;
 	s.high = BLOCK_ROWS;
 	bpf_loop(MAX_SEARCH, halve_rows, &s, 0);
-	return s.block->rows[s.low & (BLOCK_ROWS - 1)].rule;
+
+	struct row *row = &s.block->rows[s.low & (BLOCK_ROWS - 1)];
+
+	return (u32)row->region << 16 | row->rule;
 }
 
 /* Fill code for an address that the cache does not have. */
@@ -352,6 +374,8 @@ __noinline int resolve(u64 address, struct walk *w, struct code *code)
 {
 	struct mapping m = {};
 	struct object *object;
+	struct region *region;
+	u32 row, number;
 	long err = 0;
 
 	if (!code || !w)
@@ -378,8 +402,11 @@ __noinline int resolve(u64 address, struct walk *w, struct code *code)
 	code->address = address;
 	code->object = id;
 	code->offset = id == OBJECT_ANONYMOUS ? 0 : address - m.start + (m.page_offset << 12);
-	code->flags = object->flags;
-	code->rule = find_rule(object->first_block, object->blocks, code->offset);
+	row = find_row(object->first_block, object->blocks, code->offset);
+	code->rule = row;
+	code->region = number = object->first_region + (row >> 16);
+	region = bpf_map_lookup_elem(&regions, &number);
+	code->flags = region ? region->flags : 0;
 	code->space = w->space;
 	return WALK_GOING;
 }
@@ -526,17 +553,21 @@ __noinline int enter(struct walk *w)
 	}
 	if (n >= MAX_FRAMES)
 		return WALK_DEPTH;
-	if (code->object != w->object) {
-		if (n)
-			w->via = w->frames[(n - 1) & (MAX_FRAMES - 1)];
-		w->object = code->object;
-		w->chain = (w->chain ^ code->object) * 0x100000001b3ULL;
+	if (code->region != w->region) {
+		if (n && code->flags & REGION_BASE) {
+			w->base = 1;
+		} else {
+			if (n)
+				w->via = w->frames[(n - 1) & (MAX_FRAMES - 1)];
+			w->region = code->region;
+			w->chain = (w->chain ^ code->region) * 0x100000001b3ULL;
+		}
 	}
 	w->frames[n & (MAX_FRAMES - 1)] = (struct frame){ code->object, code->offset };
 	w->depth = n + 1;
 	w->rule = code->rule;
 	w->started = 1;
-	if (w->found || (code->flags & OBJECT_CONDUIT))
+	if (w->found || (code->flags & REGION_CONDUIT))
 		return WALK_GOING;
 	w->found = 1;
 	w->origin = (struct frame){ code->object, code->offset };
@@ -585,7 +616,8 @@ static __always_inline void walk_start(struct walk *w, struct pt_regs *regs, u32
 	w->stop = stop;
 	w->found = 0;
 	w->started = 0;
-	w->object = 0;
+	w->base = 0;
+	w->region = 0;
 	w->depth = 0;
 	w->missing = 0;
 	w->chain = 0xcbf29ce484222325ULL;

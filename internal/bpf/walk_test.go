@@ -158,11 +158,14 @@ const (
 // at is an address in the code of a rule.
 func at(rule int) uint64 { return codeBase + uint64(rule)*ruleSize + 9 }
 
+// syntheticRegions are those of the one object. Rows are in region 0 unless a test says otherwise.
+var syntheticRegions = []RegionFlags{RegionConduit, RegionConduit, RegionConduit | RegionBase, 0}
+
 // synthetic makes a recording of one object and one thread.
 func synthetic(table *cfi.Table, stack []uint64, regs unix.PtraceRegs) *recording {
 	r := newRecording()
 	size := uint64(table.Rows[len(table.Rows)-1].Offset-codeOffset)&^(pageSize-1) + pageSize
-	r.mappings = []recordedMapping{{codeBase, codeBase + size, codeOffset / pageSize, r.addObject(table, true), recordedExec}}
+	r.mappings = []recordedMapping{{codeBase, codeBase + size, codeOffset / pageSize, r.addObject(table, syntheticRegions...), recordedExec}}
 	for i, b := 0, raw(stack); i == 0 || i < len(b); i += pageSize {
 		p := new([pageSize]byte)
 		copy(p[:], b[i:])
@@ -347,8 +350,12 @@ func testRandomWalks(t *testing.T, host string) {
 			stack[i] = rng.Uint64() >> rng.IntN(64)
 		}
 	}
-	r := synthetic(ruleTable(rules...), stack, unix.PtraceRegs{})
-	other := recordedMapping{codeBase + 3*pageSize, codeBase + 4*pageSize, codeOffset / pageSize, r.addObject(ruleTable(rules[3:]...), false), recordedExec}
+	table := ruleTable(rules...)
+	for i := range table.Rows {
+		table.Rows[i].Region = uint16(rng.IntN(len(syntheticRegions)))
+	}
+	r := synthetic(table, stack, unix.PtraceRegs{})
+	other := recordedMapping{codeBase + 3*pageSize, codeBase + 4*pageSize, codeOffset / pageSize, r.addObject(ruleTable(rules[3:]...), 0), recordedExec}
 	r.mappings[0].end = other.start
 	r.mappings = append(r.mappings, other)
 	r.threads = make([]unix.PtraceRegs, 500)

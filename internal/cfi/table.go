@@ -87,7 +87,7 @@ type Rule struct {
 type Row struct {
 	Offset uint32 // file offset of code
 	Rule   uint16 // index into Table.Rules
-	Region uint16 // reserved, zero
+	Region uint16 // number of the region within the object; 0 is all that is in no other
 }
 
 // Loss is a range of code that the table says nothing about although the file contains code or rules there.
@@ -136,8 +136,8 @@ func (r Reason) String() string {
 	return fmt.Sprintf("Reason(%d)", uint8(r))
 }
 
-// Table is the unwind information of one file. Rows are sorted by offset and adjacent rows differ in their rule.
-// Rules[0] is always KindNone; it holds before the first row.
+// Table is the unwind information of one file. Rows are sorted by offset and adjacent rows differ in their rule or
+// region. Rules[0] is always KindNone; it holds before the first row.
 type Table struct {
 	Rows   []Row
 	Rules  []Rule
@@ -146,14 +146,31 @@ type Table struct {
 
 // Lookup returns the rule for the code at a file offset.
 func (t *Table) Lookup(offset uint64) Rule {
-	if offset > math.MaxUint32 {
+	row := t.row(offset)
+	if row == nil {
 		return Rule{}
+	}
+	return t.Rules[row.Rule]
+}
+
+// Region returns the number of the region that the code at a file offset is in.
+func (t *Table) Region(offset uint64) uint16 {
+	row := t.row(offset)
+	if row == nil {
+		return 0
+	}
+	return row.Region
+}
+
+func (t *Table) row(offset uint64) *Row {
+	if offset > math.MaxUint32 {
+		return nil
 	}
 	i := sort.Search(len(t.Rows), func(i int) bool { return uint64(t.Rows[i].Offset) > offset })
 	if i == 0 {
-		return Rule{}
+		return nil
 	}
-	return t.Rules[t.Rows[i-1].Rule]
+	return &t.Rows[i-1]
 }
 
 // maxLosses bounds the list that a hostile file can cause; the last entry then spans the rest.

@@ -63,7 +63,7 @@ func newObjects(tracer *bpf.Tracer, rows *rowReader, conduits attribution.Condui
 func (o *objects) addAnonymous() error {
 	anonymous, _ := o.add(bpf.ObjectAnonymous, attribution.Anonymous, nil)
 	close(anonymous.loaded)
-	return o.tracer.LoadObject(anonymous.id, nil, false)
+	return o.tracer.LoadObject(anonymous.id, nil, anonymous.regions())
 }
 
 // addVDSO reads the vDSO from this process: the kernel maps the same one everywhere.
@@ -256,9 +256,9 @@ func (o *objects) identify(file *os.File) (bpf.ObjectID, error) {
 func (o *objects) load(obj *object, rows fileRows) {
 	defer close(obj.loaded)
 	obj.fileRows = rows
-	if err := o.tracer.LoadObject(obj.id, obj.table, obj.conduit); err != nil {
+	if err := o.tracer.LoadObject(obj.id, obj.table, obj.regions()); err != nil {
 		// Without rows, but open: a walk through it is broken and counted, not captured again and again.
-		obj.err = errors.Join(obj.err, err, o.tracer.LoadObject(obj.id, nil, obj.conduit))
+		obj.err = errors.Join(obj.err, err, o.tracer.LoadObject(obj.id, nil, obj.regions()))
 	}
 }
 
@@ -294,6 +294,14 @@ func (o *objects) lose(id bpf.ObjectID, m mapping) *object {
 }
 
 var errGone = errors.New("the file was gone before it could be read")
+
+// regions are the flags of the object's regions: it has one.
+func (obj *object) regions() []bpf.RegionFlags {
+	if obj.conduit {
+		return []bpf.RegionFlags{bpf.RegionConduit}
+	}
+	return []bpf.RegionFlags{0}
+}
 
 // symbolize names the code at a file offset: the function and the offset in it, or no name and the file offset.
 func (obj *object) symbolize(fileOffset uint32) (function string, offset uint64) {

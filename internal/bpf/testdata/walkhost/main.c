@@ -12,7 +12,7 @@
 #define PAGE 4096
 
 struct header {
-	u32 mappings, objects, blocks, rules, pages, threads;
+	u32 mappings, objects, blocks, rules, pages, threads, regions;
 };
 
 enum recorded_flags {
@@ -45,6 +45,7 @@ static struct recorded_thread *threads;
 static struct block *shard_map[MAX_SHARDS];
 static struct rule rule_map[MAX_RULES];
 static struct object object_map[MAX_OBJECTS];
+static struct region region_map[MAX_REGIONS];
 static struct code_set cache_map[CACHE_SETS];
 static u32 file_count;
 static struct {
@@ -94,6 +95,8 @@ void *bpf_map_lookup_elem(void *map, const void *key)
 		return index < MAX_RULES ? &rule_map[index] : NULL;
 	if (map == &objects)
 		return index < MAX_OBJECTS ? &object_map[index] : NULL;
+	if (map == &regions)
+		return index < MAX_REGIONS ? &region_map[index] : NULL;
 	if (map == &code_cache)
 		return index < CACHE_SETS ? &cache_map[index] : NULL;
 	if (map == &shards)
@@ -157,10 +160,11 @@ static void *read_array(void *to, u32 count, size_t size)
 static void read_recording(void)
 {
 	read_array(&header, 1, sizeof(header));
-	if (header.objects > MAX_OBJECTS || header.rules > MAX_RULES || header.blocks > MAX_SHARDS * SHARD_BLOCKS)
+	if (header.objects > MAX_OBJECTS || header.regions > MAX_REGIONS || header.rules > MAX_RULES || header.blocks > MAX_SHARDS * SHARD_BLOCKS)
 		abort();
 	mappings = read_array(NULL, header.mappings, sizeof(*mappings));
 	read_array(object_map, header.objects, sizeof(*object_map));
+	read_array(region_map, header.regions, sizeof(*region_map));
 	for (u32 i = 0; i < header.blocks; i++) {
 		struct block **shard = &shard_map[i / SHARD_BLOCKS];
 
