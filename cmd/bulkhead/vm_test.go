@@ -12,9 +12,10 @@ import (
 	"bulkhead/internal/testenv"
 )
 
-// traceInVM traces a static and a dynamic program, and both documents follow, each behind its status.
+// traceInVM traces a static program, a dynamic one and one that enters by int 0x80; the documents follow, each behind its
+// status.
 const traceInVM = `#!/bin/sh
-for program in static dynamic; do
+for program in static dynamic compat; do
 	/bulkhead trace --out /tmp/$program.json -- /$program >/dev/null
 	echo "status $?"
 	cat /tmp/$program.json
@@ -58,13 +59,14 @@ func TestTraceInVM(t *testing.T) {
 		t.Run(string(version), func(t *testing.T) {
 			output, exit := testenv.BootVM(t, version, files, []string{"/run.sh"}, 5*time.Minute)
 			parts := strings.Split(output, "status ")
-			if exit != 0 || len(parts) != 4 {
+			if exit != 0 || len(parts) != 5 {
 				t.Fatalf("exit status %d:\n%s", exit, output)
 			}
 			static, dynamic := readPart(t, parts[1]), readPart(t, parts[2])
 			checkVM(t, static, map[string]uint64{"getppid": 3, "getuid": 1, "write": 1}, nil)
 			checkVM(t, dynamic, map[string]uint64{"getuid": 1, "write": 1}, map[string]uint64{"getppid": 3})
-			if !strings.Contains(parts[2], "bulkhead: btf is not supported") || !strings.HasPrefix(parts[3], "125\n") {
+			checkVM(t, readPart(t, parts[3]), map[string]uint64{"i386:getpid": 3}, nil)
+			if !strings.Contains(parts[3], "bulkhead: btf is not supported") || !strings.HasPrefix(parts[4], "125\n") {
 				t.Errorf("without BTF:\n%s", output[strings.LastIndex(output, "}")+1:])
 			}
 		})
@@ -79,8 +81,13 @@ func buildForVM(t *testing.T, dir string) map[string]string {
 		}
 	}
 	gcc := testenv.Tool(t, "gcc")
+	compat, err := filepath.Abs("../../internal/trace/testdata/compat.c")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, command := range [][]string{
 		{"-static", "-pthread", "-o", "static", "main.c", "lib.c"},
+		{"-static", "-o", "compat", compat},
 		{"-fPIC", "-shared", "-o", "libparents.so", "lib.c"},
 		{"-pthread", "-o", "dynamic", "main.c", "-L.", "-lparents", "-Wl,-rpath,/lib"},
 	} {
@@ -94,7 +101,7 @@ func buildForVM(t *testing.T, dir string) map[string]string {
 		"/bulkhead":          testenv.BuildProgram(t, "cmd/bulkhead"),
 		"/lib/libparents.so": filepath.Join(dir, "libparents.so"),
 	}
-	for _, name := range []string{"static", "dynamic", "run.sh"} {
+	for _, name := range []string{"static", "dynamic", "compat", "run.sh"} {
 		files["/"+name] = filepath.Join(dir, name)
 	}
 	for _, library := range []string{"/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6"} {
@@ -132,7 +139,7 @@ func checkVM(t *testing.T, p *attribution.Program, own, library map[string]uint6
 		for _, c := range p.Compartments {
 			for _, s := range c.Syscalls {
 				if c.Name == compartment {
-					counts[s.Name] += s.Count
+					counts[s.Label(p.Arch)] += s.Count
 				}
 			}
 		}

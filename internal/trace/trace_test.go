@@ -91,9 +91,12 @@ func source(name string) string { return filepath.Join("testdata", name) }
 
 // TestShapes traces programs that need no library of their own, in all variants.
 func TestShapes(t *testing.T) {
-	for _, name := range []string{"shapes", "deep", "generated", "abis"} {
+	for _, name := range []string{"shapes", "deep", "generated", "abis", "compat"} {
 		for _, v := range variants {
 			t.Run(name+"/"+v.name, func(t *testing.T) {
+				if name == "compat" {
+					testenv.RequireCompat(t)
+				}
 				opts := options(t)
 				program := fixtures.Build(t, v.name+"/"+name, v.compiler+" -pthread "+source(name+".c"))
 				expected := readExpectations(t, source(name+".c"), name, v.libc)

@@ -1,17 +1,11 @@
-// Other entries into the kernel: named by their own tables, whatever the kernel answers.
+// Calls of another table and of none: named by their own tables, whatever the kernel answers.
 //
-// want: PROGRAM i386:getpid 3 via= chain=PROGRAM frames=compat,main
 // want: PROGRAM x32:getpid 2 via= chain=PROGRAM frames=x32,main
 // want: PROGRAM getppid 1 via= chain=PROGRAM frames=direct,main
 // want: PROGRAM syscall_9999 1 via=syscall chain=PROGRAM
 #define _GNU_SOURCE
 #include <sys/syscall.h>
 #include <unistd.h>
-
-__attribute__((noinline)) static void compat(void) {
-	long result = 20; // i386's getpid
-	__asm__ volatile("int $0x80" : "+a"(result) : : "memory", "r8", "r9", "r10", "r11");
-}
 
 __attribute__((noinline)) static void x32(void) {
 	long result = 0x40000000 | SYS_getpid;
@@ -24,8 +18,6 @@ __attribute__((noinline)) static void direct(void) {
 }
 
 int main(void) {
-	for (int i = 0; i < 3; i++)
-		compat();
 	for (int i = 0; i < 2; i++)
 		x32();
 	direct();
