@@ -7,6 +7,9 @@ packages="
 	busybox-static ca-certificates clang-19 cpio curl g++ gcc gdb git libbpf-dev libc6-dev linux-libc-dev llvm-19
 	musl-tools nginx-light python3 qemu-system-x86 redis-server redis-tools sqlite3 strace util-linux wrk xz-utils"
 
+# Debian's npm does not go with other builds of Node.js.
+command -v npm >/dev/null || packages="$packages nodejs npm"
+
 missing=
 for package in $packages; do
 	case $(dpkg-query -W -f '${Status}' "$package" 2>/dev/null) in
@@ -22,3 +25,4 @@ if [ -n "$missing" ]; then
 	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends $missing >/dev/null
 fi
 internal/testenv/vm-kernels.sh
+scripts/node-modules.sh

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"encoding/json"
+	"bufio"
 	"fmt"
 	"io"
 	"os"
@@ -9,11 +9,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"bulkhead/internal/analysis"
+	"bulkhead/internal/report"
 )
 
 func diffCommand() *cobra.Command {
 	var flags analysisFlags
-	var format string
+	output := outputFlags{stream: os.Stdout, formats: rowFormats}
 	command := &cobra.Command{
 		Use:   "diff [flags] A B",
 		Short: "Show which system calls compartments or exported functions gained and lost",
@@ -23,17 +24,23 @@ build.`,
 		Example: "  bulkhead diff old/libpng16.so.16 new/libpng16.so.16\n  bulkhead diff before.json after.json",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
-			if format != "table" && format != "json" {
-				return fmt.Errorf("unknown format %q: want table or json", format)
+			if err := output.check(); err != nil {
+				return err
 			}
 			changes, err := flags.compare(args[0], args[1])
 			if err != nil {
 				return err
 			}
-			return writeChanges(os.Stdout, changes, format)
+			if err := output.writeResult(changesResult(changes)); err != nil {
+				return err
+			}
+			if analysis.Gains(changes) {
+				return exitStatus(1)
+			}
+			return nil
 		},
 	}
-	command.Flags().StringVarP(&format, "output", "o", "table", "output `FORMAT`: table or json")
+	output.registerPlain(command)
 	flags.register(command)
 	return command
 }
@@ -84,35 +91,25 @@ func (f *analysisFlags) compare(a, b string) ([]analysis.Change, error) {
 // dangerNames head the groups of changes.
 var dangerNames = map[int]string{3: "critical", 2: "disruptive", 1: "harmless", 0: "unknown"}
 
-// writeChanges prints the changes; a gain makes the exit status 1.
-func writeChanges(w io.Writer, changes []analysis.Change, format string) error {
-	gained := false
+func changesResult(changes []analysis.Change) result {
+	return result{
+		table: func(w io.Writer, _ report.Options) error { return writeChanges(w, changes) },
+		json:  changes,
+		rows:  rowsOf(analysis.ChangeRows(changes)),
+	}
+}
+
+func writeChanges(w io.Writer, changes []analysis.Change) error {
+	out := bufio.NewWriter(w)
+	danger := -1
 	for _, c := range changes {
-		gained = gained || c.Gained
-	}
-	if format == "json" {
-		if changes == nil {
-			changes = []analysis.Change{}
+		if c.Danger != danger {
+			danger = c.Danger
+			fmt.Fprintf(out, "%s\n", dangerNames[danger])
 		}
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		if err := e.Encode(changes); err != nil {
-			return err
-		}
-	} else {
-		danger := -1
-		for _, c := range changes {
-			if c.Danger != danger {
-				danger = c.Danger
-				fmt.Fprintf(w, "%s\n", dangerNames[danger])
-			}
-			writeChange(w, c)
-		}
+		writeChange(out, c)
 	}
-	if gained {
-		return exitStatus(1)
-	}
-	return nil
+	return out.Flush()
 }
 
 func writeChange(w io.Writer, c analysis.Change) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -10,12 +9,13 @@ import (
 	"golang.org/x/term"
 
 	"bulkhead/internal/kernel"
+	"bulkhead/internal/report"
 )
 
 // doctorCommand returns the verb that tells what this machine supports. Its
 // error is exitStatus(1), after its output, where tracing does not work.
 func doctorCommand() *cobra.Command {
-	var format string
+	output := outputFlags{stream: os.Stdout, formats: rowFormats}
 	command := &cobra.Command{
 		Use:   "doctor",
 		Short: "Tell what this machine supports, what is missing, and the remedy",
@@ -23,9 +23,12 @@ func doctorCommand() *cobra.Command {
 tracing and enforcing, and gives the exact remedy for each thing missing.
 It exits with 0 where tracing works, else with 1.`,
 		Args: cobra.NoArgs,
-		RunE: func(command *cobra.Command, _ []string) error {
+		RunE: func(*cobra.Command, []string) error {
+			if err := output.check(); err != nil {
+				return err
+			}
 			survey := kernel.Look()
-			if err := writeSurvey(command.OutOrStdout(), survey, format); err != nil {
+			if err := output.writeResult(surveyResult(survey)); err != nil {
 				return err
 			}
 			if !survey.Works(kernel.Trace) {
@@ -34,7 +37,7 @@ It exits with 0 where tracing works, else with 1.`,
 			return nil
 		},
 	}
-	command.Flags().StringVarP(&format, "output", "o", "table", "output format: table or json")
+	output.registerPlain(command)
 	return command
 }
 
@@ -44,17 +47,12 @@ type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
-func writeSurvey(w io.Writer, survey *kernel.Survey, format string) error {
-	switch format {
-	case "table":
-		return survey.WriteText(w, colours(w))
-	case "json":
-		encoder := json.NewEncoder(w)
-		encoder.SetEscapeHTML(false)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(survey)
+func surveyResult(survey *kernel.Survey) result {
+	return result{
+		table: func(w io.Writer, o report.Options) error { return survey.WriteText(w, o.Colour) },
+		json:  survey,
+		rows:  rowsOf(survey.Rows()),
 	}
-	return fmt.Errorf("unknown output format %q: want table or json", format)
 }
 
 // colours tells whether w is a terminal that may get them (no-color.org).

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"encoding/json"
+	"bufio"
 	"fmt"
 	"io"
 	"os"
@@ -11,12 +11,13 @@ import (
 
 	"bulkhead/internal/analysis"
 	"bulkhead/internal/attribution"
+	"bulkhead/internal/report"
 	"bulkhead/internal/syscalls"
 )
 
 func explainCommand() *cobra.Command {
 	var flags analysisFlags
-	var format string
+	output := outputFlags{stream: os.Stdout, formats: rowFormats}
 	command := &cobra.Command{
 		Use:   "explain [flags] DOC|PROGRAM COMPARTMENT SYSCALL",
 		Short: "Show why a library can make a system call: the path in the code, the stack seen",
@@ -26,17 +27,28 @@ was traced. The exit status is 1 if the compartment does not make the call.`,
 		Example: "  bulkhead explain /usr/sbin/nginx libcrypto.so.3 openat\n  bulkhead explain redis.json redis-server execve",
 		Args:    cobra.ExactArgs(3),
 		RunE: func(_ *cobra.Command, args []string) error {
-			if format != "table" && format != "json" {
-				return fmt.Errorf("unknown format %q: want table or json", format)
+			if err := output.check(); err != nil {
+				return err
 			}
 			doc, err := flags.document(args[0])
 			if err != nil {
 				return err
 			}
-			return explain(os.Stdout, doc, args[1], args[2], format)
+			found, err := explain(doc, args[1], args[2])
+			if err != nil {
+				return err
+			}
+			if err := output.writeResult(explanationResult(found)); err != nil {
+				return err
+			}
+			if len(found) == 0 {
+				note("%s does not make %s", args[1], args[2])
+				return exitStatus(1)
+			}
+			return nil
 		},
 	}
-	command.Flags().StringVarP(&format, "output", "o", "table", "output `FORMAT`: table or json")
+	output.registerPlain(command)
 	flags.register(command)
 	return command
 }
@@ -69,10 +81,18 @@ func isDocument(path string) bool {
 	return strings.HasPrefix(strings.TrimLeft(string(head[:n]), " \t\r\n"), "{")
 }
 
-// explain prints every entry of the document for a compartment and a call.
-func explain(w io.Writer, doc *attribution.Document, compartment, call, format string) error {
-	found := false
-	known := false
+// explanation is why a compartment of a program makes a call.
+type explanation struct {
+	program     *attribution.Program
+	compartment string
+	call        *attribution.Syscall
+}
+
+// explain finds the entries of the document for a compartment and a call. That there is neither such a compartment nor
+// such a call is an error.
+func explain(doc *attribution.Document, compartment, call string) ([]explanation, error) {
+	var found []explanation
+	known := hasObject(doc, compartment)
 	for i := range doc.Programs {
 		p := &doc.Programs[i]
 		c := p.Compartment(compartment)
@@ -81,29 +101,26 @@ func explain(w io.Writer, doc *attribution.Document, compartment, call, format s
 		}
 		known = true
 		for j := range c.Syscalls {
-			s := &c.Syscalls[j]
-			if s.Name != call && s.Label(p.Arch) != call {
-				continue
-			}
-			found = true
-			if err := writeExplanation(w, p, compartment, s, format); err != nil {
-				return err
+			if s := &c.Syscalls[j]; s.Name == call || s.Label(p.Arch) == call {
+				found = append(found, explanation{p, compartment, s})
 			}
 		}
 	}
 	switch {
-	case found:
-		return nil
-	case !known && !hasObject(doc, compartment):
-		return fmt.Errorf("no compartment %s: there are %s", compartment, strings.Join(compartmentNames(doc), ", "))
+	case !known:
+		return nil, fmt.Errorf("no compartment %s: there are %s", compartment, strings.Join(compartmentNames(doc), ", "))
+	case len(found) == 0 && !isSyscall(call):
+		return nil, fmt.Errorf("no system call is named %s", call)
 	}
-	if _, ok := syscalls.Number(syscalls.AMD64, call); !ok {
-		if _, ok := syscalls.Number(syscalls.I386, call[strings.IndexByte(call, ':')+1:]); !ok {
-			return fmt.Errorf("no system call is named %s", call)
-		}
+	return found, nil
+}
+
+func isSyscall(call string) bool {
+	_, ok := syscalls.Number(syscalls.AMD64, call)
+	if !ok {
+		_, ok = syscalls.Number(syscalls.I386, call[strings.IndexByte(call, ':')+1:])
 	}
-	fmt.Fprintf(w, "%s does not make %s\n", compartment, call)
-	return exitStatus(1)
+	return ok
 }
 
 func hasObject(doc *attribution.Document, name string) bool {
@@ -127,17 +144,34 @@ func compartmentNames(doc *attribution.Document) []string {
 	return out
 }
 
-func writeExplanation(w io.Writer, p *attribution.Program, compartment string, s *attribution.Syscall, format string) error {
-	if format == "json" {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(s)
+func explanationResult(found []explanation) result {
+	calls := make([]*attribution.Syscall, len(found))
+	rows := []report.FrameRow{}
+	for i, e := range found {
+		calls[i] = e.call
+		rows = append(rows, report.FrameRows(e.program, e.compartment, e.call)...)
 	}
+	return result{
+		table: func(w io.Writer, _ report.Options) error {
+			out := bufio.NewWriter(w)
+			for _, e := range found {
+				e.writeText(out)
+			}
+			return out.Flush()
+		},
+		json: calls,
+		rows: rowsOf(rows),
+	}
+}
+
+func (e explanation) writeText(w io.Writer) {
+	s := e.call
 	evidence := make([]string, len(s.Evidence))
-	for i, e := range s.Evidence {
-		evidence[i] = string(e)
+	for i, kind := range s.Evidence {
+		evidence[i] = string(kind)
 	}
-	_, err := fmt.Fprintf(w, "%s in %s: %s (%s, danger %d)\n", compartment, p.Path, s.Label(p.Arch), strings.Join(evidence, " and "), syscalls.Danger(s.Name))
+	fmt.Fprintf(w, "%s in %s: %s (%s, danger %d)\n", e.compartment, e.program.Path, s.Label(e.program.Arch),
+		strings.Join(evidence, " and "), syscalls.Danger(s.Name))
 	if s.Count > 0 {
 		fmt.Fprintf(w, "  calls seen: %d\n", s.Count)
 	}
@@ -145,7 +179,6 @@ func writeExplanation(w io.Writer, p *attribution.Program, compartment string, s
 		fmt.Fprintf(w, "  via: %s\n", strings.Join(s.Via, ", "))
 	}
 	writeStack(w, s.Example)
-	return err
 }
 
 // writeStack prints frames, outermost first, as the program gets to the call.

@@ -56,6 +56,32 @@ type Change struct {
 	Path []attribution.Frame `json:"path"`
 }
 
+// ChangeRow is one row of a comparison's CSV and Parquet forms (docs/dataframe.md).
+type ChangeRow struct {
+	Change      string `parquet:"change"` // gained or lost
+	Compartment string `parquet:"compartment"`
+	Function    string `parquet:"function"`
+	Syscall     string `parquet:"syscall"`
+	Danger      int32  `parquet:"danger"`
+}
+
+// ChangeRows returns the changes as rows, without their paths.
+func ChangeRows(changes []Change) []ChangeRow {
+	rows := make([]ChangeRow, len(changes))
+	for i, c := range changes {
+		rows[i] = ChangeRow{"lost", c.Compartment, c.Function, c.Syscall, int32(c.Danger)}
+		if c.Gained {
+			rows[i].Change = "gained"
+		}
+	}
+	return rows
+}
+
+// Gains reports whether a change is a gain.
+func Gains(changes []Change) bool {
+	return slices.ContainsFunc(changes, func(c Change) bool { return c.Gained })
+}
+
 // sortChanges orders by danger, gains first, then by name.
 func sortChanges(list []Change) {
 	slices.SortFunc(list, func(a, b Change) int {
@@ -106,7 +132,7 @@ func charged(d *attribution.Document) map[string]map[string]*attribution.Syscall
 // DiffDocuments lists what the compartments of b gained and lost against a.
 func DiffDocuments(a, b *attribution.Document) []Change {
 	before, after := charged(a), charged(b)
-	var out []Change
+	out := []Change{}
 	one := func(from, to map[string]map[string]*attribution.Syscall, gained bool) {
 		for name, calls := range to {
 			for label, s := range calls {
@@ -128,7 +154,7 @@ func DiffDocuments(a, b *attribution.Document) []Change {
 // those of a cannot, and the other way round.
 func DiffLibraries(a, b *Result) []Change {
 	before, after := a.exported(), b.exported()
-	var out []Change
+	out := []Change{}
 	one := func(from, to map[string]map[string]exportedCall, r *Result, gained bool) {
 		for name, calls := range to {
 			for label, c := range calls {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"os"
 	"slices"
+	"strings"
 )
 
 // SurveySchema names the JSON form of a [Survey].
@@ -81,4 +82,28 @@ func (s *Survey) Result(feature Feature) Result {
 		panic("kernel: no result for feature " + string(feature))
 	}
 	return s.Probes[i]
+}
+
+// Row is one row of a survey's CSV and Parquet forms (docs/dataframe.md).
+type Row struct {
+	Feature    string `parquet:"feature"`
+	Available  bool   `parquet:"available"`
+	Probed     bool   `parquet:"probed"`
+	NeededFor  string `parquet:"needed_for"` // joined by semicolons
+	MinVersion string `parquet:"min_version"`
+	Detail     string `parquet:"detail"`
+	Remedy     string `parquet:"remedy"`
+}
+
+// Rows returns the probes as rows.
+func (s *Survey) Rows() []Row {
+	rows := make([]Row, len(s.Probes))
+	for i, r := range s.Probes {
+		uses := make([]string, len(r.NeededFor))
+		for j, use := range r.NeededFor {
+			uses[j] = string(use)
+		}
+		rows[i] = Row{string(r.Name), r.Available, r.Probed, strings.Join(uses, ";"), r.MinVersion, r.Detail, r.Remedy}
+	}
+	return rows
 }

@@ -1,5 +1,6 @@
 // Package report turns attribution documents into what people and other tools
-// read: a table for the terminal, CSV (RFC 4180) and JSON, which is the
-// document itself. All come from one list of rows, so that every report can be
-// made again from a recording.
+// read: a table for the terminal, JSON, which is the document itself, and rows
+// as CSV (RFC 4180) or Apache Parquet. All come from one model of a program, so
+// that every report can be made again from a recording. What other packages
+// find about documents is written as rows by [WriteRows].
 package report

@@ -2,7 +2,6 @@ package report
 
 import (
 	"cmp"
-	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -15,20 +14,23 @@ type Format string
 
 // The formats.
 const (
-	Table Format = "table"
-	CSV   Format = "csv"
-	JSON  Format = "json"
+	Table   Format = "table"
+	JSON    Format = "json"
+	CSV     Format = "csv"
+	Parquet Format = "parquet"
 )
 
 // Formats are all formats, in the order of the help texts.
-var Formats = []Format{Table, JSON, CSV}
+var Formats = []Format{Table, JSON, CSV, Parquet}
 
-// ParseFormat finds a format by its name.
-func ParseFormat(name string) (Format, error) {
-	if f := Format(name); slices.Contains(Formats, f) {
-		return f, nil
+// Enumerate lists formats for a person: "table, json or csv".
+func Enumerate(formats []Format) string {
+	words := make([]string, len(formats))
+	for i, f := range formats {
+		words[i] = string(f)
 	}
-	return "", fmt.Errorf("unknown output format %q: want table, json or csv", name)
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
 // Options are for tables only.
@@ -43,8 +45,8 @@ func Write(w io.Writer, d *attribution.Document, f Format, o Options) error {
 	switch f {
 	case JSON:
 		return d.Write(w)
-	case CSV:
-		return writeCSV(w, d)
+	case CSV, Parquet:
+		return WriteRows(w, CallRows(d), f)
 	default:
 		return writeText(w, d, o)
 	}

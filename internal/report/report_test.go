@@ -3,9 +3,11 @@ package report
 import (
 	"bytes"
 	"encoding/csv"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"bulkhead/internal/attribution"
+	"bulkhead/internal/testenv"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -134,25 +137,97 @@ func TestTableFits(t *testing.T) {
 	}
 }
 
-func TestCSVCountsAll(t *testing.T) {
+// TestRows: each combination of a call's vias and evidence has one row, and the counts add up to the document's.
+func TestRows(t *testing.T) {
 	d := example()
-	var out bytes.Buffer
-	if err := Write(&out, d, CSV, Options{}); err != nil {
-		t.Fatal(err)
+	rows := CallRows(d)
+	type key struct{ program, compartment, abi, syscall, via, evidence string }
+	seen := make(map[key]bool)
+	counts := make(map[string]uint64)
+	for _, r := range rows {
+		k := key{r.Program, r.Compartment, r.ABI, r.Syscall, r.Via, r.Evidence}
+		if seen[k] {
+			t.Errorf("two rows of %v", k)
+		}
+		seen[k] = true
+		if r.Count != nil {
+			counts[r.Program] += *r.Count
+		}
+		if r.Evidence == string(attribution.Static) && r.Count != nil {
+			t.Errorf("%v has a count", k)
+		}
 	}
-	records, err := csv.NewReader(&out).ReadAll()
+	want := 0
+	for i := range d.Programs {
+		p := &d.Programs[i]
+		if counts[p.Path] != p.Calls() {
+			t.Errorf("%s: counts add up to %d, want %d", p.Path, counts[p.Path], p.Calls())
+		}
+		for _, c := range p.Compartments {
+			for _, s := range c.Syscalls {
+				want += max(1, len(s.Via)) * len(s.Evidence)
+			}
+		}
+	}
+	if len(rows) != want {
+		t.Errorf("%d rows, want %d", len(rows), want)
+	}
+}
+
+// TestParquetReader: a reader of Parquet that has nothing to do with our writer finds the columns and rows of the CSV.
+func TestParquetReader(t *testing.T) {
+	root, err := testenv.ModuleRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := 1
-	for i := range d.Programs {
-		for _, c := range d.Programs[i].Compartments {
-			want += len(c.Syscalls)
-		}
+	module := filepath.Join(root, ".cache/npm/node_modules/hyparquet/src/hyparquet.js")
+	if _, err := os.Stat(module); err != nil {
+		testenv.Require(t, fmt.Errorf("hyparquet is missing, scripts/setup.sh installs it: %w", err))
 	}
-	if len(records) != want {
-		t.Errorf("%d records, want %d", len(records), want)
+	node := testenv.Tool(t, "node")
+	empty := &attribution.Document{Schema: attribution.Schema}
+	for name, d := range map[string]*attribution.Document{"example": example(), "empty": empty} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "rows.parquet")
+			if err := os.WriteFile(file, written(t, d, Parquet), 0o666); err != nil {
+				t.Fatal(err)
+			}
+			out, err := exec.Command(node, "testdata/rows.mjs", module, file).Output()
+			if err != nil {
+				t.Fatalf("%v: %s", err, err.(*exec.ExitError).Stderr)
+			}
+			var read struct {
+				Columns []string
+				Rows    [][]string
+			}
+			if err := json.Unmarshal(out, &read); err != nil {
+				t.Fatal(err)
+			}
+			want, err := csv.NewReader(bytes.NewReader(written(t, d, CSV))).ReadAll()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, append([][]string{read.Columns}, read.Rows...)); diff != "" {
+				t.Errorf("CSV and Parquet differ (-CSV +Parquet):\n%s", diff)
+			}
+		})
 	}
+}
+
+// TestParquetIsDeterministic: equal documents give equal bytes.
+func TestParquetIsDeterministic(t *testing.T) {
+	if !bytes.Equal(written(t, example(), Parquet), written(t, example(), Parquet)) {
+		t.Error("two Parquet files of one document differ")
+	}
+}
+
+func written(t *testing.T, d *attribution.Document, f Format) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	if err := Write(&out, d, f, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
 }
 
 func TestPercent(t *testing.T) {

@@ -350,3 +350,11 @@ func cut(s string, width int) string {
 	head := (width - 1) / 2
 	return string(r[:head]) + "…" + string(r[len(r)-(width-1-head):])
 }
+
+func join(kinds []attribution.Evidence, separator string) string {
+	words := make([]string, len(kinds))
+	for i, k := range kinds {
+		words[i] = string(k)
+	}
+	return strings.Join(words, separator)
+}
