@@ -29,7 +29,8 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(traceCommand(), analyzeCommand(), explainCommand(), diffCommand(), reportCommand(), importCommand(), doctorCommand(), manCommand())
+	root.AddCommand(traceCommand(), analyzeCommand(), explainCommand(), diffCommand(), reportCommand(), statsCommand(),
+		importCommand(), doctorCommand(), manCommand())
 	return root
 }
 

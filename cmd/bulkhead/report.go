@@ -4,8 +4,6 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-
-	"bulkhead/internal/attribution"
 )
 
 // reportCommand returns the verb that shows documents, made earlier or elsewhere, merged into one.
@@ -19,15 +17,11 @@ func reportCommand() *cobra.Command {
 			if err := output.check(); err != nil {
 				return err
 			}
-			docs := make([]*attribution.Document, len(paths))
-			for i, path := range paths {
-				doc, err := attribution.ReadFile(path)
-				if err != nil {
-					return err
-				}
-				docs[i] = doc
+			d, err := readDocuments(paths)
+			if err != nil {
+				return err
 			}
-			return output.write(attribution.Merge(docs...))
+			return output.write(d)
 		},
 	}
 	output.register(command)
