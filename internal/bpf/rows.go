@@ -57,12 +57,6 @@ func (s *rowStore) Close() error {
 	return errors.Join(errs...)
 }
 
-// LoadObject gives the kernel the rows of an object (nil: none, its stacks are walked by frame pointer) and the flags
-// of its regions, by the numbers that the rows have for them, and opens it for walks. There is at least region 0.
-func (t *Tracer) LoadObject(id ObjectID, table *cfi.Table, regions []RegionFlags) error {
-	return t.rows.load(id, table, regions)
-}
-
 func (s *rowStore) load(id ObjectID, table *cfi.Table, regions []RegionFlags) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -14,8 +14,7 @@
  * new. A stack that cannot be walked yet, because the rows of an object are
  * still being made, is captured and walked in user space.
  */
-#include "walk.h"
-#include <bpf/bpf_core_read.h>
+#include "tasks.h"
 #include <bpf/bpf_tracing.h>
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -23,7 +22,6 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define MAX_COUNTS 65536
 #define MAX_CHAINS 16384
 #define MAX_TALLIES 16384
-#define MAX_SPACES 16384
 #define RING_BYTES (16 << 20)
 #define RING_FULL (RING_BYTES / 2)
 #define HOLD_BACK_SPINS 50000
@@ -31,12 +29,6 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define TOP_BYTES (16 << 10)   /* captured for an origin */
 #define MAX_CAPTURED 8192
 #define PAGE 4096
-
-enum abi {
-	ABI_AMD64,
-	ABI_I386,
-	ABI_X32,
-};
 
 enum tally {
 	TALLY_LOST,           /* calls counted nowhere: a map or the ring was full */
@@ -53,35 +45,13 @@ volatile const bool follow = true;      /* children of the first processes too *
 volatile const bool every_chain = false; /* walk every stack to its end */
 volatile const bool stream = false;     /* send every call */
 
-/* The process to mark, in the tracer's PID namespace: see mark. */
-u32 mark_pid = 0;
-/* The object of its main executable: its threads may be too busy with their mappings to look for it. */
+/* The object of the main executable of the process to mark: its threads may be too busy with their mappings to look for it. */
 u32 mark_program = 0;
-/* That namespace and its depth: noted by mark, which the tracer runs. */
-u64 pid_space = 0;
-u32 pid_level = 0;
-/* Traced threads alive. */
-u64 live = 0;
-u32 next_space = 1;
-/* How often any address space got a new number. */
-u32 space_changes = 0;
 
 struct task {
+	struct view view;
 	u32 program; /* the object of the main executable; 0: not known yet */
 	u32 alive;   /* counted in live */
-	/* The thread's own copy of what space_of found, good while these hold. */
-	u64 mm;
-	u64 exec_pages;
-	u32 space_changes;
-	u32 space;
-	u32 replaces_code; /* the call before this one: see may_replace_code */
-	u32 pad;
-};
-
-struct space {
-	u64 exec_pages;
-	u32 id;
-	u32 pad;
 };
 
 struct count_key {
@@ -174,13 +144,6 @@ struct {
 } tasks SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, MAX_SPACES);
-	__type(key, u64);
-	__type(value, struct space);
-} spaces SEC(".maps");
-
-struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_COUNTS);
 	__type(key, struct count_key);
@@ -246,6 +209,11 @@ const enum event_kind *unused_event_kind __attribute__((unused));
 const enum capture_flags *unused_capture_flags __attribute__((unused));
 const enum abi *unused_abi __attribute__((unused));
 
+static __always_inline int resolved(struct walk *w, struct code *code)
+{
+	return WALK_GOING;
+}
+
 static __noinline int increment(u32 program, u32 tally)
 {
 	struct tally_key key = { .program = program, .tally = tally };
@@ -257,96 +225,6 @@ static __noinline int increment(u32 program, u32 tally)
 	if (n)
 		__sync_fetch_and_add(n, 1);
 	return 0;
-}
-
-static __noinline u32 look_up_space(u64 mm, u64 pages)
-{
-	struct space *space = bpf_map_lookup_elem(&spaces, &mm);
-
-	if (space && space->exec_pages == pages)
-		return space->id;
-
-	struct space fresh = {
-		.exec_pages = pages,
-		.id = __sync_fetch_and_add(&next_space, 1),
-	};
-
-	bpf_map_update_elem(&spaces, &mm, &fresh, BPF_ANY);
-	__sync_fetch_and_add(&space_changes, 1);
-	return fresh.id;
-}
-
-/*
- * The space of the current address space. A change of its executable mappings
- * shows in mm->exec_vm, the number of executable pages: a dlclose and the
- * dlopen that takes its place are two system calls, each of which passes here.
- * What one call may replace is told by may_replace_code.
- * As long as no space has changed, threads need not look theirs up.
- */
-static __always_inline u32 space_of(struct task *traced, struct mm_struct *mm)
-{
-	u64 key = (u64)mm, pages = mm->exec_vm;
-	u32 changes = *(volatile u32 *)&space_changes;
-
-	if (traced->mm == key && traced->exec_pages == pages && traced->space_changes == changes)
-		return traced->space;
-	traced->space = look_up_space(key, pages);
-	traced->mm = key;
-	traced->exec_pages = pages;
-	traced->space_changes = changes;
-	return traced->space;
-}
-
-#define NR_MMAP 9
-#define NR_I386_MMAP2 192
-#define PROT_EXEC 0x4
-#define MAP_FIXED 0x10
-
-/* A mapping put over another leaves as many executable pages as there were. */
-static __always_inline bool may_replace_code(struct pt_regs *regs, struct count_key *key)
-{
-	if (key->abi == ABI_I386)
-		return key->nr == NR_I386_MMAP2;
-	return (key->nr & ~X32_SYSCALL_BIT) == NR_MMAP && regs->dx & PROT_EXEC &&
-	       regs->r10 & MAP_FIXED;
-}
-
-static __always_inline void renew_space(struct mm_struct *mm)
-{
-	u64 key = (u64)mm;
-
-	bpf_map_delete_elem(&spaces, &key);
-	__sync_fetch_and_add(&space_changes, 1);
-}
-
-static __always_inline void read_upid(struct pid *pid, u32 level, struct upid *upid)
-{
-	bpf_probe_read_kernel(upid, sizeof(*upid),
-			      (void *)pid + bpf_core_field_offset(struct pid, numbers) +
-				      level * sizeof(*upid));
-}
-
-/* The number of a task in the tracer's PID namespace; 0: it has none there. */
-static __always_inline u32 pid_in_namespace(struct task_struct *task)
-{
-	struct pid *pid = BPF_CORE_READ(task, thread_pid);
-	struct upid upid = {};
-
-	if (!pid || BPF_CORE_READ(pid, level) < pid_level)
-		return 0;
-	read_upid(pid, pid_level, &upid);
-	return (u64)upid.ns == pid_space ? upid.nr : 0;
-}
-
-/* To be run by the tracer. */
-static __always_inline void note_namespace(void)
-{
-	struct pid *pid = BPF_CORE_READ(bpf_get_current_task_btf(), thread_pid);
-	struct upid upid = {};
-
-	pid_level = BPF_CORE_READ(pid, level);
-	read_upid(pid, pid_level, &upid);
-	pid_space = (u64)upid.ns;
 }
 
 static __always_inline void fill_event(struct event *e, u32 kind, struct task_struct *task,
@@ -363,16 +241,15 @@ static __always_inline void fill_event(struct event *e, u32 kind, struct task_st
 /* The object of the main executable, found at the first call after an exec. */
 static __noinline u32 find_program(struct task_struct *task)
 {
-	struct mapping m = {};
 	struct count_key key = {};
 	struct event *e;
 	u32 id;
 
 	if (!task || !task->mm)
 		return OBJECT_UNKNOWN;
-	if (bpf_find_vma(bpf_get_current_task_btf(), task->mm->start_code, read_mapping, &m, 0))
-		return OBJECT_UNKNOWN;
-	id = object_of(&m);
+	id = main_object(task);
+	if (id == OBJECT_UNKNOWN)
+		return id;
 	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (e) {
 		key.program = id;
@@ -628,15 +505,13 @@ static __noinline int trace_call(struct task_struct *task, struct pt_regs *regs,
 
 	key.program = traced->program;
 	key.nr = nr;
-	if (task->thread_info.status & TS_COMPAT)
-		key.abi = ABI_I386;
-	else if (nr >= 0 && nr & X32_SYSCALL_BIT)
-		key.abi = ABI_X32;
+	key.abi = abi_of(task, nr);
 
-	if (traced->replaces_code)
-		renew_space(task->mm);
-	traced->replaces_code = may_replace_code(regs, &key);
-	walk_start(w, regs, space_of(traced, task->mm), true);
+	if (traced->view.adding)
+		end_adding(&traced->view);
+	if (may_add_code(regs, key.abi, nr))
+		begin_adding(&traced->view, (u64)task->mm);
+	walk_start(w, regs, space_of(&traced->view, task->mm, 0), true);
 	walk_on(w);
 	if (can_retry(w->end)) {
 		flags = capture_of_call(regs, &key);
@@ -683,8 +558,7 @@ int BPF_PROG(sched_process_fork, struct task_struct *parent, struct task_struct 
 		return 0;
 	}
 	/* The iterator may have marked the child already. */
-	if (!__sync_lock_test_and_set(&to->alive, 1))
-		__sync_fetch_and_add(&live, 1);
+	count_in(&to->alive);
 	/* A copied address space has the same code at the same places. */
 	from_mm = (u64)parent->mm;
 	to_mm = (u64)child->mm;
@@ -708,21 +582,23 @@ int BPF_PROG(sched_process_exec, struct task_struct *task)
 	if (!traced)
 		return 0;
 	traced->program = 0;
-	renew_space(task->mm); /* maybe at the place of an older one */
+	renew_space((u64)task->mm); /* maybe at the place of an older one */
 	return 0;
-}
-
-static __always_inline void count_out(struct task *traced)
-{
-	if (traced && __sync_lock_test_and_set(&traced->alive, 0))
-		__sync_fetch_and_sub(&live, 1);
 }
 
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(sched_process_exit, struct task_struct *task)
 {
-	if (task->bpf_storage)
-		count_out(bpf_task_storage_get(&tasks, task, 0, 0));
+	struct task *traced;
+
+	if (!task->bpf_storage)
+		return 0;
+	traced = bpf_task_storage_get(&tasks, task, 0, 0);
+	if (!traced)
+		return 0;
+	if (traced->view.adding)
+		end_adding(&traced->view);
+	count_out(&traced->alive);
 	return 0;
 }
 
@@ -733,32 +609,14 @@ int mark(struct bpf_iter__task *ctx)
 	struct task_struct *task = ctx->task;
 	struct task *traced;
 
-	if (!task || !mark_pid)
-		return 0;
-	note_namespace();
-	if (pid_in_namespace(BPF_CORE_READ(task, group_leader)) != mark_pid)
-		return 0;
-	if (!task->mm || task->flags & PF_EXITING) /* a kernel thread, or about to end */
+	if (!is_to_be_marked(task))
 		return 0;
 	traced = bpf_task_storage_get(&tasks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (traced && !__sync_lock_test_and_set(&traced->alive, 1)) {
-		__sync_fetch_and_add(&live, 1);
-		if (!traced->program)
-			traced->program = mark_program;
-	}
-	/* sched_process_exit may have come before the mark */
-	if (*(volatile unsigned int *)&task->flags & PF_EXITING)
-		count_out(traced);
+	if (!traced)
+		return 0;
+	if (count_in(&traced->alive) && !traced->program)
+		traced->program = mark_program;
+	if (is_exiting(task))
+		count_out(&traced->alive);
 	return 0;
-}
-
-/* Run by user space on itself: the object mapped at an address of its own. */
-SEC("raw_tp")
-int identify(struct bpf_raw_tracepoint_args *ctx)
-{
-	struct mapping m = {};
-
-	if (bpf_find_vma(bpf_get_current_task_btf(), ctx->args[0], read_mapping, &m, 0))
-		return OBJECT_UNKNOWN;
-	return object_of(&m);
 }

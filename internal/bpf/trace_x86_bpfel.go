@@ -69,15 +69,15 @@ type traceChainKey struct {
 type traceCodeSet struct {
 	_     structs.HostLayout
 	Slots [32]struct {
-		_       structs.HostLayout
-		Address uint64
-		Space   uint32
-		Object  uint32
-		Offset  uint32
-		Region  uint32
-		Rule    uint16
-		Flags   uint16
-		Pad     uint32
+		_           structs.HostLayout
+		Address     uint64
+		Space       uint32
+		Object      uint32
+		Offset      uint32
+		Region      uint32
+		Rule        uint16
+		Flags       uint16
+		Compartment uint32
 	}
 }
 
@@ -226,10 +226,10 @@ const (
 )
 
 type traceSpace struct {
-	_         structs.HostLayout
-	ExecPages uint64
-	Id        uint32
-	Pad       uint32
+	_          structs.HostLayout
+	ExecPages  uint64
+	Id         uint32
+	Generation uint32
 }
 
 type traceStackEvent struct {
@@ -259,15 +259,19 @@ type traceTallyKey struct {
 }
 
 type traceTask struct {
-	_            structs.HostLayout
-	Program      uint32
-	Alive        uint32
-	Mm           uint64
-	ExecPages    uint64
-	SpaceChanges uint32
-	Space        uint32
-	ReplacesCode uint32
-	Pad          uint32
+	_    structs.HostLayout
+	View struct {
+		_            structs.HostLayout
+		Mm           uint64
+		ExecPages    uint64
+		Adding       uint64
+		SpaceChanges uint32
+		Generation   uint32
+		Space        uint32
+		Pad          uint32
+	}
+	Program uint32
+	Alive   uint32
 }
 
 type traceWalk struct {
@@ -286,24 +290,28 @@ type traceWalk struct {
 		InMemory  uint32
 		Undefined uint32
 	}
-	Space   uint32
-	Rule    uint16
-	Exact   uint8
-	End     uint8
-	Stop    uint8
-	Found   uint8
-	Started uint8
-	Base    uint8
-	Region  uint32
-	Depth   uint32
-	Missing uint32
-	Pad2    uint32
-	_       [4]byte
-	Chain   uint64
-	Via     traceFrame
-	Origin  traceFrame
-	Room    [8]uint64
-	Frames  [1024]traceFrame
+	Space       uint32
+	Rule        uint16
+	Exact       uint8
+	End         uint8
+	Stop        uint8
+	Found       uint8
+	Started     uint8
+	Base        uint8
+	Region      uint32
+	Depth       uint32
+	Missing     uint32
+	Compartment uint32
+	Generation  uint32
+	Image       uint32
+	Conduit     uint8
+	Every       uint8
+	Pad2        uint16
+	Chain       uint64
+	Via         traceFrame
+	Origin      traceFrame
+	Room        [8]uint64
+	Frames      [1024]traceFrame
 }
 
 type traceWalkEnd uint32
@@ -319,12 +327,14 @@ const (
 	traceWalkEndWALK_NO_ROWS   traceWalkEnd = 7
 	traceWalkEndWALK_BUSY      traceWalkEnd = 8
 	traceWalkEndWALK_RULE      traceWalkEnd = 9
+	traceWalkEndWALK_DENIED    traceWalkEnd = 10
 )
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	traceMapAdding             = "adding"
 	traceMapCaptured           = "captured"
 	traceMapCaptures           = "captures"
 	traceMapChains             = "chains"
@@ -348,6 +358,7 @@ const (
 	traceProgSysEnter          = "sys_enter"
 	traceVarEveryChain         = "every_chain"
 	traceVarFollow             = "follow"
+	traceVarGeneration         = "generation"
 	traceVarLive               = "live"
 	traceVarMarkPid            = "mark_pid"
 	traceVarMarkProgram        = "mark_program"
@@ -428,6 +439,7 @@ type traceProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type traceMapSpecs struct {
+	Adding    *ebpf.MapSpec `ebpf:"adding"`
 	Captured  *ebpf.MapSpec `ebpf:"captured"`
 	Captures  *ebpf.MapSpec `ebpf:"captures"`
 	Chains    *ebpf.MapSpec `ebpf:"chains"`
@@ -451,6 +463,7 @@ type traceMapSpecs struct {
 type traceVariableSpecs struct {
 	EveryChain         *ebpf.VariableSpec `ebpf:"every_chain"`
 	Follow             *ebpf.VariableSpec `ebpf:"follow"`
+	Generation         *ebpf.VariableSpec `ebpf:"generation"`
 	Live               *ebpf.VariableSpec `ebpf:"live"`
 	MarkPid            *ebpf.VariableSpec `ebpf:"mark_pid"`
 	MarkProgram        *ebpf.VariableSpec `ebpf:"mark_program"`
@@ -497,6 +510,7 @@ func (o *traceObjects) Close() error {
 //
 // It can be passed to loadTraceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type traceMaps struct {
+	Adding    *ebpf.Map `ebpf:"adding"`
 	Captured  *ebpf.Map `ebpf:"captured"`
 	Captures  *ebpf.Map `ebpf:"captures"`
 	Chains    *ebpf.Map `ebpf:"chains"`
@@ -516,6 +530,7 @@ type traceMaps struct {
 
 func (m *traceMaps) Close() error {
 	return _TraceClose(
+		m.Adding,
 		m.Captured,
 		m.Captures,
 		m.Chains,
@@ -540,6 +555,7 @@ func (m *traceMaps) Close() error {
 type traceVariables struct {
 	EveryChain         *ebpf.Variable `ebpf:"every_chain"`
 	Follow             *ebpf.Variable `ebpf:"follow"`
+	Generation         *ebpf.Variable `ebpf:"generation"`
 	Live               *ebpf.Variable `ebpf:"live"`
 	MarkPid            *ebpf.Variable `ebpf:"mark_pid"`
 	MarkProgram        *ebpf.Variable `ebpf:"mark_program"`

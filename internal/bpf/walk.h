@@ -14,7 +14,7 @@
  *    and syscall entry programs do), so per-CPU memory is theirs alone.
  *  - A struct code in the cache is valid for one `space`: the identifier of an
  *    address space as long as its executable mappings do not change. Whoever
- *    may have changed them gets a new space (see space_of in trace.bpf.c).
+ *    may have changed them gets a new space (see tasks.h).
  *  - objects[id] is written by user space once, after its blocks, rules and
  *    regions: a reader that sees OBJECT_READY sees them.
  *  - Stack memory is read without faulting. What cannot be read ends the walk
@@ -99,6 +99,7 @@ enum walk_end {
 	WALK_NO_ROWS,   /* an object whose rows are not loaded yet */
 	WALK_BUSY,      /* the address space was being changed */
 	WALK_RULE,      /* a rule that needs a register which is not tracked */
+	WALK_DENIED,    /* stopped by the including program at a frame that it does not allow */
 };
 
 struct row {
@@ -152,7 +153,7 @@ struct code {
 	u32 region;
 	u16 rule;
 	u16 flags; /* of the region */
-	u32 pad;
+	u32 compartment; /* for enforcement: a row of the policy */
 };
 
 struct code_set {
@@ -188,7 +189,12 @@ struct walk {
 	u32 region;     /* of the current frame */
 	u32 depth;
 	u32 missing;    /* WALK_NO_ROWS: the object */
-	u32 pad2;
+	u32 compartment; /* of that region */
+	u32 generation; /* of the policy that names compartments */
+	u32 image;      /* which of its images */
+	u8 conduit;     /* that region is in a conduit */
+	u8 every;       /* every compartment on the stack decides, not the origin alone */
+	u16 pad2;
 	u64 chain;      /* hash over the sequence of regions */
 	struct frame via;    /* the last frame before the current region */
 	struct frame origin; /* the first frame outside the conduits */
@@ -369,6 +375,12 @@ __noinline u32 find_row(u32 first, u32 blocks, u32 offset)
 	return (u32)row->region << 16 | row->rule;
 }
 
+/*
+ * What the including program adds to a resolved address, for as long as its
+ * space holds. Anything but WALK_GOING ends the walk.
+ */
+static __always_inline int resolved(struct walk *w, struct code *code);
+
 /* Fill code for an address that the cache does not have. */
 __noinline int resolve(u64 address, struct walk *w, struct code *code)
 {
@@ -377,6 +389,7 @@ __noinline int resolve(u64 address, struct walk *w, struct code *code)
 	struct region *region;
 	u32 row, number;
 	long err = 0;
+	int end;
 
 	if (!code || !w)
 		return WALK_UNMAPPED;
@@ -407,8 +420,10 @@ __noinline int resolve(u64 address, struct walk *w, struct code *code)
 	code->region = number = object->first_region + (row >> 16);
 	region = bpf_map_lookup_elem(&regions, &number);
 	code->flags = region ? region->flags : 0;
-	code->space = w->space;
-	return WALK_GOING;
+	end = resolved(w, code);
+	if (end == WALK_GOING)
+		code->space = w->space;
+	return end;
 }
 
 static __always_inline int read_reg(struct saved_reg *reg, u64 *value)
@@ -560,6 +575,8 @@ __noinline int enter(struct walk *w)
 			if (n)
 				w->via = w->frames[(n - 1) & (MAX_FRAMES - 1)];
 			w->region = code->region;
+			w->compartment = code->compartment;
+			w->conduit = code->flags & REGION_CONDUIT;
 			w->chain = (w->chain ^ code->region) * 0x100000001b3ULL;
 		}
 	}
@@ -615,6 +632,7 @@ static __always_inline void walk_start(struct walk *w, struct pt_regs *regs, u32
 	w->exact = 0; /* ip is behind the instruction, like a return address */
 	w->stop = stop;
 	w->found = 0;
+	w->end = WALK_GOING;
 	w->started = 0;
 	w->base = 0;
 	w->region = 0;

@@ -53,6 +53,11 @@ static struct {
 	u32 id;
 } file_map[MAX_OBJECTS];
 
+static int resolved(struct walk *w, struct code *code)
+{
+	return WALK_GOING;
+}
+
 static struct vm_area_struct *vma_of(struct recorded_mapping *m)
 {
 	static struct super_block device = { .s_dev = 259 };

@@ -1,0 +1,597 @@
+//go:build ignore
+
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Stop the system calls that a policy does not allow to the code that makes
+ * them.
+ *
+ * A policy is a map of filters, a few rows for each program image that it
+ * lists. Calls that an image allows to all of its compartments are decided by
+ * a copy of that filter in the task's storage. For all others the stack is
+ * walked to the first frame outside the conduits (or to its end), and the
+ * filter of its compartment decides.
+ *
+ * Invariants:
+ *  - Only marked tasks, those with storage in `tasks`, are ever stopped.
+ *    Children inherit the mark before they run.
+ *  - A policy has a generation. Its filters, images and bindings are complete
+ *    before `generation` names it, and stay for at least one more swap, so
+ *    that a call is judged by one policy from its beginning to its end.
+ *  - Whatever is not known (a program image, an object, the rows of one, a
+ *    stack that cannot be walked, a number beyond the filters) is denied
+ *    unless ROW_UNKNOWN of the image allows the call.
+ *  - `denied` is set at the entry of a call and cleared at the entry of the
+ *    thread's next one: the hooks in between belong to that call.
+ */
+#include "tasks.h"
+#include <bpf/bpf_tracing.h>
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#define NUMBERS 576 /* x32's own calls end at 547 */
+#define WORDS (NUMBERS / 64)
+#define ABIS 3
+#define GENERATIONS 64 /* a power of two; how many swaps a filter map survives at most */
+#define MAX_BINDINGS 65536
+#define MAX_IMAGES 1024
+#define RING_BYTES (4 << 20)
+#define SIGKILL 9
+#define EPERM 1
+#define ENOSYS 38
+
+/* Rows of an image in its policy. Those from row 0 on are for programs that the policy does not list. */
+enum filter_row {
+	ROW_ALL,     /* what all compartments may do */
+	ROW_COVERED, /* what an LSM hook denies before it takes effect */
+	ROW_UNKNOWN, /* the first compartment */
+	ROWS,        /* of an image without other compartments */
+};
+
+enum answer {
+	ANSWER_AUDIT,
+	ANSWER_KILL,
+	ANSWER_DENY,
+};
+
+enum exec_answer {
+	EXEC_DENY,
+	EXEC_INHERIT,
+};
+
+/* What may be called, and in ROW_ALL how the image is governed. */
+struct filter {
+	u64 calls[ABIS][WORDS];
+	u32 answer;  /* enum answer */
+	u32 on_exec; /* enum exec_answer; in row 0 */
+	u32 chain;   /* every compartment on the stack has to allow the call */
+	u32 pad;
+};
+
+/* A region's compartment, under an image of a policy. */
+struct binding_key {
+	u32 generation;
+	u32 image;
+	u32 region;
+};
+
+struct binding {
+	u32 compartment; /* a row */
+	u32 flags;       /* enum region_flags */
+};
+
+struct image_key {
+	u32 generation;
+	u32 object;
+};
+
+struct task {
+	struct view view;
+	u32 program;    /* the object whose image governs the task */
+	u32 image;      /* its row; 0: none */
+	u32 generation; /* of image and all; 0: to be looked up */
+	u32 fresh;      /* the program was just executed */
+	u32 alive;      /* counted in live */
+	u32 denied;     /* the error number that hooks return */
+	u64 all[WORDS]; /* of ROW_ALL, less the calls that may add code */
+};
+
+enum violation_kind {
+	VIOLATION_CALL,
+	VIOLATION_EXEC, /* a program that the policy does not list */
+};
+
+struct violation {
+	u64 time; /* CLOCK_MONOTONIC, ns */
+	u64 args[6];
+	u64 ip;
+	u32 kind; /* enum violation_kind */
+	u32 pid;  /* process, in the owner's PID namespace */
+	u32 tid;
+	u32 generation;
+	u32 image;
+	u32 compartment; /* a row */
+	u32 program;     /* object */
+	u32 abi;
+	u32 nr;
+	u32 answer; /* enum answer: what was done */
+	u32 end;    /* enum walk_end */
+	u32 missing; /* WALK_NO_ROWS: the object */
+	u32 at;      /* the frame of the compartment */
+	u32 depth;
+	struct frame frames[MAX_FRAMES];
+};
+
+enum tally {
+	TALLY_LOST,      /* violations that found no room in the ring */
+	TALLY_UNTRACKED, /* children that could not be marked, and were killed */
+	TALLY_UNKILLED,  /* tasks that could not be killed */
+	TALLIES,
+};
+
+u64 tallies[TALLIES] = {};
+/* Of the process to mark. */
+u32 mark_program = 0;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct task);
+} tasks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, GENERATIONS);
+	__type(key, u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_ARRAY);
+		__uint(map_flags, BPF_F_INNER_MAP);
+		__uint(max_entries, ROWS);
+		__uint(key_size, sizeof(u32));
+		__uint(value_size, sizeof(struct filter));
+	});
+} policies SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_BINDINGS);
+	__type(key, struct binding_key);
+	__type(value, struct binding);
+} bindings SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_IMAGES);
+	__type(key, struct image_key);
+	__type(value, u32);
+} images SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, RING_BYTES);
+} violations SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct walk);
+} walks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct violation);
+} reports SEC(".maps");
+
+/* For bpf2go: types that only user space names. */
+const struct filter *unused_filter __attribute__((unused));
+const enum filter_row *unused_filter_row __attribute__((unused));
+const enum answer *unused_answer __attribute__((unused));
+const enum exec_answer *unused_exec_answer __attribute__((unused));
+const enum violation_kind *unused_violation_kind __attribute__((unused));
+const enum tally *unused_tally __attribute__((unused));
+
+/* A call under judgement. */
+struct call {
+	struct task *task;
+	struct walk *walk;
+	void *policy;
+	u32 abi;
+	u32 nr;
+	u32 compartment; /* that was not allowed */
+	u32 at;          /* its frame */
+};
+
+static __always_inline void count(u32 tally)
+{
+	__sync_fetch_and_add(&tallies[tally], 1);
+}
+
+static __always_inline void *policy_of(u32 policy)
+{
+	u32 slot = policy % GENERATIONS;
+
+	return bpf_map_lookup_elem(&policies, &slot);
+}
+
+static __always_inline struct filter *filter_at(void *policy, u32 row)
+{
+	return bpf_map_lookup_elem(policy, &row);
+}
+
+static __always_inline bool has_call(struct filter *filter, u32 abi, u32 nr)
+{
+	u32 word = nr / 64;
+
+	if (!filter || abi >= ABIS || word >= WORDS)
+		return false;
+	return filter->calls[abi][word] >> (nr % 64) & 1;
+}
+
+/* What walk.h leaves to us: the compartment of a resolved address. */
+static __always_inline int resolved(struct walk *w, struct code *code)
+{
+	struct binding_key key = { .generation = w->generation, .image = w->image, .region = code->region };
+	struct binding *binding = bpf_map_lookup_elem(&bindings, &key);
+
+	if (!binding) {
+		w->missing = code->object;
+		return WALK_NO_ROWS;
+	}
+	code->compartment = binding->compartment;
+	code->flags = (code->flags & REGION_BASE) | binding->flags;
+	return WALK_GOING;
+}
+
+static __always_inline void kill(void)
+{
+	if (bpf_send_signal(SIGKILL))
+		count(TALLY_UNKILLED);
+}
+
+static __always_inline void read_arguments(u64 *args, struct pt_regs *regs, u32 abi)
+{
+	if (abi == ABI_I386) {
+		args[0] = (u32)regs->bx;
+		args[1] = (u32)regs->cx;
+		args[2] = (u32)regs->dx;
+		args[3] = (u32)regs->si;
+		args[4] = (u32)regs->di;
+		args[5] = (u32)regs->bp;
+		return;
+	}
+	args[0] = regs->di;
+	args[1] = regs->si;
+	args[2] = regs->dx;
+	args[3] = regs->r10;
+	args[4] = regs->r8;
+	args[5] = regs->r9;
+}
+
+/* Tell user space. */
+static __noinline int report(struct call *c, struct pt_regs *regs, u32 kind, u32 answer)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	u32 zero = 0, depth;
+	struct violation *v = bpf_map_lookup_elem(&reports, &zero);
+	struct walk *w;
+
+	if (!v || !c || !regs)
+		return 0;
+	w = c->walk;
+	v->time = bpf_ktime_get_ns();
+	read_arguments(v->args, regs, c->abi);
+	v->ip = regs->ip;
+	v->kind = kind;
+	v->pid = pid_in_namespace(task->group_leader);
+	v->tid = pid_in_namespace(task);
+	v->generation = c->task->generation;
+	v->image = c->task->image;
+	v->program = c->task->program;
+	v->compartment = c->compartment;
+	v->abi = c->abi;
+	v->nr = c->nr;
+	v->answer = answer;
+	v->end = w->end;
+	v->missing = w->missing;
+	v->at = c->at;
+	depth = w->depth;
+	if (depth > MAX_FRAMES)
+		depth = MAX_FRAMES;
+	v->depth = depth;
+	bpf_probe_read_kernel(v->frames, depth * sizeof(struct frame), w->frames);
+	if (bpf_ringbuf_output(&violations, v,
+			       __builtin_offsetof(struct violation, frames) + depth * sizeof(struct frame), 0))
+		count(TALLY_LOST);
+	return 0;
+}
+
+/* One frame of a stack of which every compartment has to allow the call. */
+static long check_frame(u32 i, struct call *c)
+{
+	struct walk *w = c->walk;
+	int end = WALK_GOING;
+
+	if (w->started)
+		end = leave(w);
+	if (!end)
+		end = enter(w);
+	w->end = end;
+	if (end)
+		return 1;
+	if (w->conduit || w->compartment == c->compartment)
+		return 0;
+	c->compartment = w->compartment;
+	c->at = w->depth - 1;
+	if (has_call(filter_at(c->policy, w->compartment), c->abi, c->nr))
+		return 0;
+	w->end = WALK_DENIED;
+	return 1;
+}
+
+/* Whether the code on the stack may make the call; sets the compartment that decided. */
+static __always_inline bool allowed(struct call *c)
+{
+	struct walk *w = c->walk;
+	u32 unknown = c->task->image + ROW_UNKNOWN;
+
+	c->compartment = unknown;
+	if (!w->every) {
+		walk_on(w);
+		if (w->found || (w->end == WALK_OUTERMOST && w->depth)) {
+			c->compartment = w->compartment;
+			c->at = w->depth - 1 - (w->found ? 0 : w->base);
+		}
+	} else {
+		c->compartment = 0;
+		bpf_loop(MAX_FRAMES + 1, check_frame, c, 0);
+		if (w->end == WALK_DENIED)
+			return false;
+		if (w->end != WALK_OUTERMOST || !w->depth) {
+			c->compartment = unknown; /* the stack's other end */
+			c->at = w->depth;
+		} else if (!w->found) {
+			c->compartment = w->compartment; /* conduits only: the outermost */
+			c->at = w->depth - 1 - w->base;
+		} else {
+			return true;
+		}
+	}
+	return has_call(filter_at(c->policy, c->compartment), c->abi, c->nr);
+}
+
+/*
+ * Stop the call: by the hooks on its way if there are some, else the process.
+ * Calls that came with Linux 4.18 or later (rseq was the first of them) fail
+ * as on a kernel that lacks them, which their callers know how to take.
+ */
+static __always_inline void stop(struct call *c, struct pt_regs *regs, u32 answer)
+{
+	struct task *t = c->task;
+
+	if (answer == ANSWER_DENY && !has_call(filter_at(c->policy, t->image + ROW_COVERED), c->abi, c->nr))
+		answer = ANSWER_KILL;
+	if (c->walk->end == WALK_ORIGIN || c->walk->end == WALK_DENIED) {
+		c->walk->stop = 0;
+		walk_on(c->walk); /* the rest of the stack is for the report */
+	}
+	report(c, regs, VIOLATION_CALL, answer);
+	if (answer == ANSWER_KILL) {
+		kill();
+	} else if (answer == ANSWER_DENY) {
+		bool young = c->nr >= (c->abi == ABI_I386 ? 386 : 334);
+
+		t->denied = young ? ENOSYS : EPERM;
+		t->generation = 0; /* the next call must pass here to clear it */
+	}
+}
+
+/* Find the image of the task's program under the policy, and copy what it allows to all. */
+static __noinline int look_up_image(struct task_struct *task, struct task *t, u32 policy)
+{
+	struct image_key key = { .generation = policy };
+	struct filter *filter, *unlisted;
+	u32 *image;
+	void *filters = policy_of(policy);
+
+	if (!task || !t || !filters || !task->mm)
+		return 0;
+	if (t->fresh) {
+		key.object = main_object(task);
+		image = bpf_map_lookup_elem(&images, &key);
+		unlisted = filter_at(filters, ROW_ALL);
+		if (image || !unlisted || unlisted->on_exec != EXEC_INHERIT)
+			t->program = key.object;
+	}
+	key.object = t->program;
+	image = bpf_map_lookup_elem(&images, &key);
+	t->image = image ? *image : 0;
+	filter = filter_at(filters, t->image + ROW_ALL);
+	if (!filter)
+		return 0;
+	__builtin_memcpy(t->all, filter->calls[ABI_AMD64], sizeof(t->all));
+	t->all[NR_MMAP / 64] &= ~(1ULL << NR_MMAP | 1ULL << NR_MPROTECT | 1ULL << NR_MREMAP | 1ULL << NR_SHMAT);
+	t->all[NR_PKEY_MPROTECT / 64] &= ~(1ULL << (NR_PKEY_MPROTECT % 64));
+	t->generation = policy;
+	return 1;
+}
+
+/* What the copy in the task's storage does not decide. */
+static __noinline int judge(struct task_struct *task, struct task *t, struct pt_regs *regs, long nr)
+{
+	u32 zero = 0, policy = *(volatile u32 *)&generation, fresh;
+	struct call c = { .task = t };
+	struct filter *all;
+
+	if (!task || !t || !regs || !task->mm)
+		return 0;
+	t->denied = 0;
+	c.abi = abi_of(task, nr);
+	c.nr = c.abi == ABI_X32 ? nr & ~X32_SYSCALL_BIT : nr;
+	c.walk = bpf_map_lookup_elem(&walks, &zero);
+	c.policy = policy_of(policy);
+	if (!c.walk || !c.policy) {
+		kill();
+		return 0;
+	}
+	if (t->view.adding)
+		end_adding(&t->view);
+	if (may_add_code(regs, c.abi, c.nr))
+		begin_adding(&t->view, (u64)task->mm);
+	fresh = t->fresh;
+	if (t->generation != policy && !look_up_image(task, t, policy)) {
+		kill();
+		return 0;
+	}
+	t->fresh = 0;
+	all = filter_at(c.policy, t->image + ROW_ALL);
+	if (!all) {
+		kill();
+		return 0;
+	}
+	walk_start(c.walk, regs, space_of(&t->view, task->mm, policy), true);
+	if (fresh && !t->image) {
+		report(&c, regs, VIOLATION_EXEC, all->answer);
+		if (all->answer != ANSWER_AUDIT)
+			kill();
+		return 0;
+	}
+	if (has_call(all, c.abi, c.nr))
+		return 0;
+	c.walk->generation = policy;
+	c.walk->image = t->image;
+	c.walk->every = all->chain;
+	c.walk->stop = !all->chain;
+	if (!allowed(&c))
+		stop(&c, regs, all->answer);
+	return 0;
+}
+
+/* Short, because all processes on the machine run it. */
+SEC("tp_btf/sys_enter")
+int BPF_PROG(enforce_call, struct pt_regs *regs, long number)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	long nr = (int)number;
+	struct task *t;
+	u32 word;
+
+	if (!task->bpf_storage)
+		return 0;
+	t = bpf_task_storage_get(&tasks, task, 0, 0);
+	if (!t || nr < 0) /* no such call */
+		return 0;
+	word = nr / 64;
+	barrier_var(word); /* the verifier needs the bound of the index, not of the number */
+	if (word < WORDS && t->generation == generation && !(task->thread_info.status & TS_COMPAT) &&
+	    t->all[word] >> (nr % 64) & 1)
+		return 0;
+	return judge(task, t, regs, nr);
+}
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(enforce_fork, struct task_struct *parent, struct task_struct *child)
+{
+	struct task *from, *to, start = {};
+	u64 mm;
+
+	if (!parent->bpf_storage)
+		return 0;
+	from = bpf_task_storage_get(&tasks, parent, 0, 0);
+	if (!from)
+		return 0;
+	start.program = from->program;
+	start.image = from->image;
+	start.fresh = from->fresh;
+	to = bpf_task_storage_get(&tasks, child, &start, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!to) /* maybe because the iterator makes it at this moment */
+		to = bpf_task_storage_get(&tasks, child, 0, 0);
+	if (!to) {
+		count(TALLY_UNTRACKED);
+		kill(); /* the parent, before it can use an unguarded child */
+		return 0;
+	}
+	count_in(&to->alive);
+	mm = (u64)child->mm;
+	if (mm != (u64)parent->mm)
+		renew_space(mm); /* maybe at the place of an older one */
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(enforce_exec, struct task_struct *task)
+{
+	struct task *t;
+
+	if (!task->bpf_storage)
+		return 0;
+	t = bpf_task_storage_get(&tasks, task, 0, 0);
+	if (!t)
+		return 0;
+	t->fresh = 1;
+	t->generation = 0;
+	renew_space((u64)task->mm);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(enforce_exit, struct task_struct *task)
+{
+	struct task *t;
+
+	if (!task->bpf_storage)
+		return 0;
+	t = bpf_task_storage_get(&tasks, task, 0, 0);
+	if (!t)
+		return 0;
+	if (t->view.adding)
+		end_adding(&t->view);
+	count_out(&t->alive);
+	return 0;
+}
+
+/* Mark all threads of the process mark_pid. Read until nothing new is marked. */
+SEC("iter/task")
+int guard(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct task *t, start = { .program = mark_program };
+
+	if (!is_to_be_marked(task))
+		return 0;
+	t = bpf_task_storage_get(&tasks, task, &start, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!t) {
+		count(TALLY_UNTRACKED);
+		return 0;
+	}
+	count_in(&t->alive);
+	if (is_exiting(task))
+		count_out(&t->alive);
+	return 0;
+}
+
+/* Returns what every hook returns: the verdict on the call that the thread is in. */
+static __always_inline int verdict(void)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct task *t;
+
+	if (!task->bpf_storage)
+		return 0;
+	t = bpf_task_storage_get(&tasks, task, 0, 0);
+	if (!t || !t->denied)
+		return 0;
+	return t->denied == ENOSYS ? -ENOSYS : -EPERM;
+}
+
+#define HOOK(name)               \
+	SEC("lsm/" #name)            \
+	int deny_##name(void *ctx)   \
+	{                            \
+		return verdict();        \
+	}
+#include "hooks.h"

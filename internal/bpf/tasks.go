@@ -1,0 +1,157 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+
+	"bulkhead/internal/cfi"
+)
+
+// programs is what all loaded objects have in common (tasks.h and walk.h): marked tasks, and objects with their rows.
+type programs struct {
+	shared map[string]*ebpf.Map
+	loaded *ebpf.Collection
+	links  []namedLink
+	mark   *link.Iter
+	rows   *rowStore
+}
+
+type namedLink struct {
+	name string
+	link.Link
+}
+
+// load makes the maps first, so that the row store is ready when the verifier is done with the programs.
+func (p *programs) load(spec *ebpf.CollectionSpec, kernelTypes func() (*btf.Spec, error)) error {
+	p.shared = map[string]*ebpf.Map{}
+	for name, m := range spec.Maps {
+		if strings.HasPrefix(name, ".") { // variables
+			continue
+		}
+		made, err := ebpf.NewMap(m)
+		if err != nil {
+			return fmt.Errorf("make map %s: %w", name, err)
+		}
+		p.shared[name] = made
+	}
+	p.rows = newRowStore(p.shared, spec.Maps["shards"].InnerMap)
+	types, err := kernelTypes()
+	if err != nil {
+		return err
+	}
+	p.loaded, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
+		MapReplacements: p.shared,
+		Programs:        ebpf.ProgramOptions{KernelTypes: types},
+	})
+	return err
+}
+
+// attach attaches programs in this order, and the iterator that marks tasks.
+func (p *programs) attach(marker string, names ...string) error {
+	for _, name := range names {
+		program := p.loaded.Programs[name]
+		attach := func() (link.Link, error) { return link.AttachTracing(link.TracingOptions{Program: program}) }
+		if program.Type() == ebpf.LSM {
+			attach = func() (link.Link, error) { return link.AttachLSM(link.LSMOptions{Program: program}) }
+		}
+		l, err := attach()
+		if err != nil {
+			return fmt.Errorf("attach %v: %w", program, err)
+		}
+		p.links = append(p.links, namedLink{name, l})
+	}
+	var err error
+	if p.mark, err = link.AttachIter(link.IterOptions{Program: p.loaded.Programs[marker]}); err != nil {
+		return fmt.Errorf("attach the task iterator: %w", err)
+	}
+	return nil
+}
+
+// Detach ends the work of the programs; what they found can still be read.
+func (p *programs) Detach() error {
+	var errs []error
+	for _, l := range p.links {
+		errs = append(errs, l.Close())
+	}
+	p.links = nil
+	return errors.Join(errs...)
+}
+
+func (p *programs) close() error {
+	errs := []error{p.Detach()}
+	if p.mark != nil {
+		errs = append(errs, p.mark.Close())
+	}
+	errs = append(errs, p.rows.Close())
+	if p.loaded != nil {
+		p.loaded.Close()
+	}
+	for _, m := range p.shared {
+		errs = append(errs, m.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Mark takes all threads of a process under the programs and returns how many threads there are now.
+// The process number is one of this process's PID namespace; program is the object of its main executable.
+func (p *programs) Mark(pid int, program ObjectID) (uint64, error) {
+	variables := p.loaded.Variables
+	err := errors.Join(variables["mark_pid"].Set(uint32(pid)), variables["mark_program"].Set(uint32(program)))
+	if err != nil {
+		return 0, fmt.Errorf("mark process %d: %w", pid, err)
+	}
+	// A thread that an unmarked one starts behind the iterator's back is found by the next round.
+	for before := ^uint64(0); ; {
+		if err := p.markOnce(); err != nil {
+			return 0, fmt.Errorf("mark process %d: %w", pid, err)
+		}
+		live := p.Live()
+		if live == before {
+			return live, nil
+		}
+		before = live
+	}
+}
+
+func (p *programs) markOnce() error {
+	r, err := p.mark.Open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	_, err = io.Copy(io.Discard, r)
+	return err
+}
+
+// Live returns the number of marked threads that have not ended.
+func (p *programs) Live() uint64 {
+	var n uint64
+	if p.loaded.Variables["live"].Get(&n) != nil {
+		return 0
+	}
+	return n
+}
+
+// Identify returns the object that the kernel takes the file behind mapped memory of this process for.
+func (p *programs) Identify(mapped []byte) (ObjectID, error) {
+	address := uint64(uintptr(unsafe.Pointer(unsafe.SliceData(mapped))))
+	identify := p.loaded.Programs["identify"]
+	id, err := identify.Run(&ebpf.RunOptions{Context: struct{ Args [1]uint64 }{[1]uint64{address}}})
+	if err != nil {
+		return ObjectUnknown, fmt.Errorf("identify a mapped file: %w", err)
+	}
+	return ObjectID(id), nil
+}
+
+// LoadObject gives the kernel the rows of an object (nil: none, its stacks are walked by frame pointer) and the flags
+// of its regions, by the numbers that the rows have for them, and opens it for walks. There is at least region 0.
+func (p *programs) LoadObject(id ObjectID, table *cfi.Table, regions []RegionFlags) error {
+	return p.rows.load(id, table, regions)
+}
