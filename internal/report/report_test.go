@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/csv"
 	"encoding/json"
+	"encoding/xml"
 	"flag"
 	"fmt"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"bulkhead/internal/attribution"
+	"bulkhead/internal/stats"
 	"bulkhead/internal/testenv"
 )
 
@@ -71,6 +73,54 @@ func addLossy(b *attribution.Builder) {
 	p.AddOpenEnd(attribution.Site{Object: o, Offset: 0x1234}, "dlopen of a computed name")
 }
 
+// golden compares what was written with a file of testdata.
+func golden(t *testing.T, file string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", file)
+	if *update {
+		if err := os.WriteFile(path, got, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s differs (-want +got), -update writes it anew:\n%s", path, diff)
+	}
+}
+
+// TestStatsGolden: the measures as a table, and every figure, which has to be well-formed XML.
+func TestStatsGolden(t *testing.T) {
+	programs := stats.Of(example())
+	var table bytes.Buffer
+	if err := WriteStats(&table, programs, Options{Width: 100}); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "stats.txt", table.Bytes())
+	dir := t.TempDir()
+	if err := WriteFigures(dir, programs); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.svg"))
+	if err != nil || len(files) != 7 {
+		t.Fatalf("%d figures, want 7: %v", len(files), err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := xml.Unmarshal(data, new(struct{})); err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
+		if name := filepath.Base(file); strings.Contains(name, "nginx") || name == "reduction.svg" {
+			golden(t, name, data)
+		}
+	}
+}
+
 func TestGolden(t *testing.T) {
 	tests := []struct {
 		file    string
@@ -90,19 +140,7 @@ func TestGolden(t *testing.T) {
 			if err := Write(&got, example(), tt.format, tt.options); err != nil {
 				t.Fatal(err)
 			}
-			path := filepath.Join("testdata", tt.file)
-			if *update {
-				if err := os.WriteFile(path, got.Bytes(), 0o666); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), got.String()); diff != "" {
-				t.Errorf("%s differs (-want +got), -update writes it anew:\n%s", path, diff)
-			}
+			golden(t, tt.file, got.Bytes())
 		})
 	}
 }
