@@ -18,10 +18,11 @@ const (
 	JSON    Format = "json"
 	CSV     Format = "csv"
 	Parquet Format = "parquet"
+	HTML    Format = "html"
 )
 
 // Formats are all formats, in the order of the help texts.
-var Formats = []Format{Table, JSON, CSV, Parquet}
+var Formats = []Format{Table, JSON, CSV, Parquet, HTML}
 
 // Enumerate lists formats for a person: "table, json or csv".
 func Enumerate(formats []Format) string {
@@ -47,6 +48,8 @@ func Write(w io.Writer, d *attribution.Document, f Format, o Options) error {
 		return d.Write(w)
 	case CSV, Parquet:
 		return WriteRows(w, CallRows(d), f)
+	case HTML:
+		return writePage(w, d)
 	default:
 		return writeText(w, d, o)
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -249,6 +250,37 @@ func TestParquetReader(t *testing.T) {
 				t.Errorf("CSV and Parquet differ (-CSV +Parquet):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestPage: the page loads nothing, its script is JavaScript, its data is that of the document, and no name gets out of
+// it.
+func TestPage(t *testing.T) {
+	d := example()
+	d.Programs[0].Compartments[0].Syscalls[0].Via = []string{"</script><script>alert(1)</script>"}
+	text := string(written(t, d, HTML))
+	for _, reference := range []string{"src=", "href=", "http:", "https:", "url(", "import"} {
+		if strings.Contains(text, reference) {
+			t.Errorf("the page contains %s", reference)
+		}
+	}
+	scripts := regexp.MustCompile(`(?s)<script[^>]*>(.*?)</script>`).FindAllStringSubmatch(text, -1)
+	if len(scripts) != 2 {
+		t.Fatalf("%d scripts, want the data and the program", len(scripts))
+	}
+	var programs []pageProgram
+	if err := json.Unmarshal([]byte(scripts[0][1]), &programs); err != nil {
+		t.Fatal(err)
+	}
+	if len(programs) != len(d.Programs) || programs[0].Calls != d.Programs[0].Calls() || programs[0].CallsBy[0].By[0].Stack == nil {
+		t.Errorf("the page's data is not the document's: %+v", programs[0])
+	}
+	file := filepath.Join(t.TempDir(), "page.js")
+	if err := os.WriteFile(file, []byte(scripts[1][1]), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(testenv.Tool(t, "node"), "--check", file).CombinedOutput(); err != nil {
+		t.Errorf("node --check: %v\n%s", err, out)
 	}
 }
 
