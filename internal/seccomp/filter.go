@@ -99,7 +99,8 @@ func Argument(index int, mask, value uint64) Test {
 // Within tests where the call is made from: low ≤ IP < high.
 func Within(low, high uint64) Test { return Test{Kind: TestAddress, Low: low, High: high} }
 
-func (t Test) holds(c *Call) bool {
+// Holds reports whether a call passes the test.
+func (t Test) Holds(c *Call) bool {
 	if t.Kind == TestAddress {
 		return t.Low <= c.IP && c.IP < t.High
 	}
@@ -111,7 +112,7 @@ func (f *Filter) Evaluate(c *Call) Action {
 	for i := range f.Rules {
 		if r := &f.Rules[i]; r.ABI == c.ABI && uint32(r.NR) == c.NR {
 			for _, k := range r.Cases {
-				if k.Test.holds(c) {
+				if k.Test.Holds(c) {
 					return k.Action
 				}
 			}

@@ -1,0 +1,208 @@
+package ptrace
+
+import (
+	"golang.org/x/sys/unix"
+
+	"bulkhead/internal/syscalls"
+)
+
+// noSystemCall in rax at the entry of a call: the kernel has put it there (ENOSYS).
+const noSystemCall = ^uint64(unix.ENOSYS) + 1
+
+// filtered handles a call that the filter traces. Its data is the ABI.
+func (t *Tracer) filtered(th *Thread) {
+	data, err := eventMessage(th.TID)
+	if err == nil {
+		err = getRegisters(th.TID, &th.Regs)
+	}
+	if err != nil {
+		t.fail("reading the registers", th, err)
+		return
+	}
+	t.follow.to(th)
+	th.Call = callOf(syscalls.ABI(data), &th.Regs)
+	if data > uint64(syscalls.X32) {
+		// A filter of the target's own says so, and alone that would fail the call.
+		t.skip(th, noSystemCall)
+		return
+	}
+	t.entered(th)
+}
+
+// syscall handles the begin or the end of a call.
+func (t *Tracer) syscall(th *Thread) {
+	if err := getRegisters(th.TID, &th.Regs); err != nil {
+		t.fail("reading the registers", th, err)
+		return
+	}
+	t.follow.to(th)
+	if th.state != outside {
+		t.returned(th)
+		return
+	}
+	// The child of a fork comes out of a call that it did not enter.
+	if th.Regs.Rax != noSystemCall {
+		t.resume(th, 0)
+		return
+	}
+	th.Call = callOf(th.abi(), &th.Regs)
+	t.entered(th)
+}
+
+// abi finds the ABI of a call without a filter's word: by the mode of the processor, the number, and the instruction.
+func (th *Thread) abi() syscalls.ABI {
+	if th.Regs.Cs != codeSegment64 {
+		return syscalls.I386
+	}
+	var code [2]byte
+	if n, _ := readMemory(th.TID, th.Regs.Rip-2, code[:]); n == 2 && code == [2]byte{0xcd, 0x80} {
+		return syscalls.I386
+	}
+	if uint32(th.Regs.Orig_rax) >= syscalls.X32Bit && int32(th.Regs.Orig_rax) >= 0 {
+		return syscalls.X32
+	}
+	return syscalls.AMD64
+}
+
+// entered asks the handler about a call, when the mappings are sure to be those that the call was made under.
+func (t *Tracer) entered(th *Thread) {
+	space := th.Process.Space
+	if space.changing != nil {
+		space.waiting = append(space.waiting, th)
+		return
+	}
+	if space.changedSince(th.epoch, th.Regs.Rip-1) || space.changedSince(th.epoch, th.Regs.Rip-2) {
+		t.again(th)
+		return
+	}
+	t.memory.reset(th.TID)
+	th.Memory = &t.memory
+	verdict := t.opts.Handler.Call(th)
+	switch verdict.kind {
+	case failCall:
+		t.skip(th, -uint64(verdict.errno))
+		return
+	case killProcess:
+		t.kill(th)
+		return
+	}
+	if t.opts.Filter == nil {
+		th.state = inside
+	}
+	if changesMappings(&th.Call) {
+		th.state = changing
+		space.changing = th
+	}
+	t.resume(th, 0)
+}
+
+// returned handles the end of a call.
+func (t *Tracer) returned(th *Thread) {
+	if th.state == changing {
+		t.changed(th.Process.Space, extentsOf(&th.Call, th.Regs.Rax)...)
+	}
+	th.state = outside
+	t.resume(th, 0)
+}
+
+// changed takes in a change of the mappings, and what has waited for it.
+func (t *Tracer) changed(space *Space, extents ...extent) {
+	space.changing = nil
+	space.finished(extents...)
+	waiting := space.waiting
+	space.waiting = nil
+	for _, th := range waiting {
+		t.entered(th)
+	}
+}
+
+// skip ends a call before it happens.
+func (t *Tracer) skip(th *Thread, result uint64) {
+	th.Regs.Orig_rax = ^uint64(0)
+	th.Regs.Rax = result
+	if t.opts.Filter == nil {
+		th.state = inside
+	}
+	t.fail("setting the registers", th, setRegisters(th.TID, &th.Regs))
+	t.resume(th, 0)
+}
+
+// again lets a thread make its call once more: it goes back to the instruction, which is two bytes long in every ABI.
+func (t *Tracer) again(th *Thread) {
+	number := th.Regs.Orig_rax
+	th.Regs.Rip -= 2
+	t.skip(th, number)
+}
+
+func (t *Tracer) kill(th *Thread) {
+	_ = unix.Kill(th.Process.PID, unix.SIGKILL)
+}
+
+// exec handles a process that has a new program image: other threads are gone, and the one that made the call has the
+// process's number now.
+func (t *Tracer) exec(th *Thread) {
+	former, err := eventMessage(th.TID)
+	if err != nil {
+		t.fail("PTRACE_GETEVENTMSG", th, err)
+		return
+	}
+	p := th.Process
+	if caller := t.threads[int(former)]; caller != nil && caller != th {
+		th.state = caller.state
+		t.forget(caller)
+	}
+	if p.Space.changing == th {
+		t.changed(p.Space, extent{end: wholeWord})
+		th.state = outside
+	}
+	p.Space = newSpace()
+	if !t.opts.Handler.Exec(p) {
+		t.kill(th)
+		return
+	}
+	t.resume(th, 0)
+}
+
+// forked handles a thread that has made another one, or a process.
+func (t *Tracer) forked(th *Thread) {
+	message, err := eventMessage(th.TID)
+	if err != nil {
+		t.fail("PTRACE_GETEVENTMSG", th, err)
+		return
+	}
+	child := t.threads[int(message)]
+	if child == nil {
+		child = &Thread{TID: int(message)}
+		t.threads[child.TID] = child
+	}
+	t.adopt(child, th.Process)
+	t.resume(th, 0)
+}
+
+// adopt gives a new thread its process. If it has stopped already, it runs.
+func (t *Tracer) adopt(child *Thread, parent *Process) {
+	child.awaited = true
+	child.epoch = parent.Space.epoch
+	if unix.Tgkill(parent.PID, child.TID, 0) == nil {
+		child.Process = parent
+		parent.threads++
+	} else {
+		child.Process = &Process{PID: child.TID, Space: parent.Space, threads: 1}
+		if shared, err := sharesMemory(parent.PID, child.TID); err != nil || !shared {
+			child.Process.Space = newSpace()
+		}
+		t.opts.Handler.Fork(parent, child.Process)
+	}
+	if child.status != 0 {
+		t.stopped(child, child.status)
+	}
+}
+
+// born handles the first stop of a thread whose parent has not told yet: it waits.
+func (t *Tracer) born(tid int, th *Thread, status unix.WaitStatus) {
+	if th == nil {
+		th = &Thread{TID: tid}
+		t.threads[tid] = th
+	}
+	th.status = status
+}
