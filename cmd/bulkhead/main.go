@@ -29,7 +29,7 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(traceCommand(), analyzeCommand(), explainCommand(), diffCommand(), reportCommand(), statsCommand(),
+	root.AddCommand(traceCommand(), runCommand(), analyzeCommand(), explainCommand(), diffCommand(), reportCommand(), statsCommand(),
 		importCommand(), doctorCommand(), manCommand())
 	return root
 }

@@ -19,6 +19,7 @@ import (
 
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/cfi"
+	"bulkhead/internal/ptrace"
 	"bulkhead/internal/trace"
 )
 
@@ -85,7 +86,7 @@ func runTrace(flags *traceFlags, args []string) error {
 		result, stopped, err = traceChild(args, opts)
 	}
 	if err != nil {
-		return traceFailure(err)
+		return commandFailure(err)
 	}
 	if cacheErr != nil {
 		note("without a cache of unwind rows every start is slow: %v", cacheErr)
@@ -137,22 +138,28 @@ func (f *traceFlags) options() (trace.Options, error) {
 	return opts, err
 }
 
-// traceChild runs the command. The first interrupt or termination is the command's: it is passed on, unless the terminal
-// has done that already. The second ends the trace; stopped is the exit status of that.
+// traceChild runs the command. The second interrupt or termination ends the trace; stopped is the exit status of that.
 func traceChild(args []string, opts trace.Options) (result *trace.Result, stopped error, err error) {
 	path, err := trace.FindCommand(args[0])
 	if err != nil {
 		return nil, nil, err
 	}
+	ctx, passed, release := commandSignals()
+	defer release()
+	result, err = trace.Command(ctx, path, args, passed, opts)
+	return result, context.Cause(ctx), err
+}
+
+// commandSignals receives the signals that are for a command. The first interrupt or termination is the command's: it is
+// passed on, unless the terminal has done that already. The second ends ctx, whose cause is the exit status of that.
+func commandSignals() (ctx context.Context, passed chan os.Signal, release func()) {
 	arrived := make(chan os.Signal, 8)
 	signal.Notify(arrived, os.Interrupt, syscall.SIGTERM, syscall.SIGQUIT)
 	if !signal.Ignored(syscall.SIGHUP) { // nohup(1) is for the command too
 		signal.Notify(arrived, syscall.SIGHUP)
 	}
-	defer signal.Stop(arrived)
 	ctx, cancel := context.WithCancelCause(context.Background())
-	defer cancel(nil)
-	passed := make(chan os.Signal, 8)
+	passed = make(chan os.Signal, 8)
 	go func() {
 		for n := 0; ; n++ {
 			s := <-arrived
@@ -165,8 +172,10 @@ func traceChild(args []string, opts trace.Options) (result *trace.Result, stoppe
 			passed <- s
 		}
 	}()
-	result, err = trace.Command(ctx, path, args, passed, opts)
-	return result, context.Cause(ctx), err
+	return ctx, passed, func() {
+		signal.Stop(arrived)
+		cancel(nil)
+	}
 }
 
 // inForeground tells whether the terminal's signals reach this process, and so the command, which is in its group.
@@ -180,8 +189,9 @@ func inForeground() bool {
 	return err == nil && group == unix.Getpgrp()
 }
 
-func traceFailure(err error) error {
-	var exec *trace.ExecError
+// commandFailure gives the exit status of a command that could not be run.
+func commandFailure(err error) error {
+	var exec *ptrace.ExecError
 	switch {
 	case !errors.As(err, &exec):
 		return &failure{exitOwnFailure, err}
@@ -197,6 +207,14 @@ func passOn(state *os.ProcessState, stopped error) error {
 		return stopped
 	}
 	status := state.Sys().(syscall.WaitStatus)
+	return passOnStatus(&status, stopped)
+}
+
+// passOnStatus is passOn for a command that was waited for by its tracer.
+func passOnStatus(status *syscall.WaitStatus, stopped error) error {
+	if status == nil {
+		return stopped
+	}
 	if !status.Signaled() {
 		if code := status.ExitStatus(); code != 0 {
 			return exitStatus(code)

@@ -23,6 +23,9 @@ import (
 // Calls that only take mappings away do not stop. What they leave in the table cannot run, and what is mapped there later
 // is a change.
 type Space struct {
+	// Data is the handler's.
+	Data any
+
 	mappings   []dso.Mapping
 	generation uint64 // of mappings
 	stale      bool

@@ -49,7 +49,7 @@ func (t *Tracer) start(path string, argv []string) error {
 
 // prepare makes a traced child that is stopped behind its execve a seized one that runs.
 func (t *Tracer) prepare(pid int) error {
-	if err := request(unix.PTRACE_SETOPTIONS, pid, 0, unix.PTRACE_O_EXITKILL); err != nil {
+	if err := request(unix.PTRACE_SETOPTIONS, pid, 0, unix.PTRACE_O_EXITKILL|unix.PTRACE_O_TRACESECCOMP); err != nil {
 		return fmt.Errorf("PTRACE_SETOPTIONS: %w", err)
 	}
 	if t.opts.Filter != nil {
@@ -163,9 +163,10 @@ func step(tid int) error {
 		if !status.Stopped() {
 			return fmt.Errorf("thread %d has ended", tid)
 		}
-		if status.StopSignal() == unix.SIGTRAP {
+		if status.StopSignal() == unix.SIGTRAP && status>>16 == 0 {
 			return nil
 		}
+		// The filter, which is in force once it is installed, stops the call, or
 		// SIGSTOP cannot be blocked. It is lost, and so is the stop that it would have been.
 	}
 }

@@ -53,9 +53,18 @@ type Call struct {
 
 // Filter is what a program is compiled from.
 type Filter struct {
-	// Default is for the numbers that no rule names, and for ABIs that are not of amd64's.
+	// Default is for the numbers that no rule names, and for calls of ABIs that the machine does not have.
 	Default Action
-	Rules   []Rule // at most one for each call
+	// Defaults, where they have an ABI, are for the numbers of that ABI that no rule names.
+	Defaults map[syscalls.ABI]Action
+	Rules    []Rule // at most one for each call
+}
+
+func (f *Filter) defaultOf(abi syscalls.ABI) Action {
+	if action, ok := f.Defaults[abi]; ok {
+		return action
+	}
+	return f.Default
 }
 
 // Rule decides about one system call: the first case whose test holds, else Action.
@@ -119,7 +128,7 @@ func (f *Filter) Evaluate(c *Call) Action {
 			return r.Action
 		}
 	}
-	return f.Default
+	return f.defaultOf(c.ABI)
 }
 
 // span is the numbers from one on that all have the same answer.
@@ -164,13 +173,13 @@ func (f *Filter) spans(abi syscalls.ABI) ([]span, error) {
 			return nil, fmt.Errorf("seccomp filter: two rules for number %d of %v", r.NR, abi)
 		}
 		if nr > next {
-			add(span{uint32(next), nil, f.Default})
+			add(span{uint32(next), nil, f.defaultOf(abi)})
 		}
 		add(span{uint32(nr), r.Cases, r.Action})
 		next = nr + 1
 	}
 	if next <= uint64(limit.last) {
-		add(span{uint32(next), nil, f.Default})
+		add(span{uint32(next), nil, f.defaultOf(abi)})
 	}
 	return out, nil
 }

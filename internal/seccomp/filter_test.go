@@ -96,6 +96,9 @@ var actions = rapid.SampledFrom([]Action{Allow, Errno(unix.EPERM), Errno(unix.EN
 
 func drawFilter(t *rapid.T) *Filter {
 	f := &Filter{Default: actions.Draw(t, "default")}
+	if rapid.Bool().Draw(t, "defaults") {
+		f.Defaults = map[syscalls.ABI]Action{rapid.SampledFrom(abis).Draw(t, "of"): actions.Draw(t, "is")}
+	}
 	taken := map[string]bool{}
 	for range rapid.IntRange(0, 300).Draw(t, "rules") {
 		r := Rule{ABI: rapid.SampledFrom(abis).Draw(t, "abi"), Action: actions.Draw(t, "action")}

@@ -10,17 +10,12 @@ import (
 	"syscall"
 
 	"bulkhead/internal/objfile"
+	"bulkhead/internal/ptrace"
 )
 
 // ExecError says that a command could not be started at all, and no fault of ours. Err is fs.ErrNotExist or
 // exec.ErrNotFound when there is no such file.
-type ExecError struct {
-	Path string
-	Err  error
-}
-
-func (e *ExecError) Error() string { return e.Path + ": " + e.Err.Error() }
-func (e *ExecError) Unwrap() error { return e.Err }
+type ExecError = ptrace.ExecError
 
 // FindCommand returns the path of the program that a shell would run for name.
 func FindCommand(name string) (string, error) {
@@ -35,7 +30,7 @@ func FindCommand(name string) (string, error) {
 	case errors.As(err, &execErr):
 		err = execErr.Err
 	}
-	return "", &ExecError{name, err}
+	return "", &ExecError{Path: name, Err: err}
 }
 
 // checkExecutable finds what execve reports too late or not clearly: it kills a process whose file is cut off.
@@ -60,7 +55,7 @@ func checkExecutable(path string) error {
 		err = errors.Join(errNoFormat, syscall.ENOEXEC)
 	}
 	if err != nil {
-		return &ExecError{path, err}
+		return &ExecError{Path: path, Err: err}
 	}
 	return nil
 }

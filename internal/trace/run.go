@@ -138,14 +138,14 @@ func startStopped(path string, argv []string, ready func(pid int) error) (*os.Pr
 		if errors.As(err, &pathErr) {
 			err = pathErr.Err
 		}
-		return nil, &ExecError{path, err}
+		return nil, &ExecError{Path: path, Err: err}
 	}
 	var status unix.WaitStatus
 	if _, err := unix.Wait4(child.Pid, &status, 0, nil); err != nil {
 		return nil, fmt.Errorf("wait for %s to start: %w", path, err)
 	}
 	if !status.Stopped() {
-		return nil, &ExecError{path, fmt.Errorf("the kernel ended it before its first instruction: %v", status.Signal())}
+		return nil, &ExecError{Path: path, Err: fmt.Errorf("the kernel ended it before its first instruction: %v", status.Signal())}
 	}
 	err = ready(child.Pid)
 	if err == nil {

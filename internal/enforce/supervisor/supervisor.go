@@ -1,0 +1,132 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"bulkhead/internal/enforce/backend"
+	"bulkhead/internal/policy"
+	"bulkhead/internal/ptrace"
+	"bulkhead/internal/syscalls"
+)
+
+// Guarantee is what this backend promises, in one line.
+const Guarantee = "a call that is not allowed fails before any effect; if bulkhead ends, so does the command"
+
+// supervisor decides about the stops of a target. It belongs to the tracer's thread.
+type supervisor struct {
+	opts       backend.Options
+	answer     policy.OnViolation
+	privileged bool
+	objects    *objects
+	images     map[imageKey]*image
+	walker     walker
+	refused    error // why the command could not start
+}
+
+// Command runs a command under a policy until it and all its descendants have ended. started gets its process id. When ctx
+// is done, all are killed.
+func Command(ctx context.Context, path string, argv []string, started func(pid int), opts backend.Options) (*syscall.WaitStatus, error) {
+	s, err := newSupervisor(opts)
+	if err != nil {
+		return nil, err
+	}
+	filter, err := newFilter(opts.Policy).Compile()
+	if err != nil {
+		return nil, err
+	}
+	s.objects.ahead(path)
+	// A target of the same user could otherwise trace this process, or write into its memory.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("protect the supervisor from its target: %w", err)
+	}
+	status, err := ptrace.Command(ctx, path, argv, started, ptrace.Options{
+		Handler: s, Filter: filter, Follow: true, DieWithTracer: true,
+		Ended: func(syscall.WaitStatus) {
+			opts.Log("%s has ended, but processes that it started have not: they stay supervised until they end or Ctrl-C", path)
+		},
+	})
+	return status, errors.Join(s.refused, err)
+}
+
+func newSupervisor(opts backend.Options) (*supervisor, error) {
+	objects, err := newObjects(opts.Cache)
+	if err != nil {
+		return nil, err
+	}
+	return &supervisor{
+		opts: opts, answer: opts.OnViolation(), privileged: mayTraceAll(), objects: objects,
+		images: map[imageKey]*image{},
+	}, nil
+}
+
+// mayTraceAll tells whether this process has CAP_SYS_PTRACE.
+func mayTraceAll() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	return unix.Capget(&header, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_PTRACE) != 0
+}
+
+// Call implements ptrace.Handler.
+func (s *supervisor) Call(t *ptrace.Thread) ptrace.Verdict {
+	i := t.Process.Data.(*image)
+	abi, nr := t.Call.ABI, int(t.Call.NR)
+	if g := guarded(&t.Call); g != nil && !(g.call == "prctl" && s.privileged) {
+		return s.violated(t, i, &violation{guard: g, errno: unix.EPERM})
+	}
+	switch i.rules.Class(abi, nr) {
+	case policy.AllowedToNone:
+		ids, deciders := s.charge(t, i, i.rules.Check)
+		return s.violated(t, i, &violation{id: ids[0], frame: deciders[0], errno: i.rules.Errno(abi, nr)})
+	case policy.Conditional:
+		ids, deciders := s.charge(t, i, i.rules.Check)
+		for n, id := range ids {
+			if !i.rules.Allows(id, abi, nr) {
+				return s.violated(t, i, &violation{id: id, frame: deciders[n], errno: i.rules.Errno(abi, nr)})
+			}
+		}
+	}
+	if executes(abi, nr) && s.opts.Policy.OnExec == policy.DenyExec {
+		return s.executes(t, i)
+	}
+	return ptrace.GoOn()
+}
+
+// executes answers an execve of an image that the policy does not list.
+func (s *supervisor) executes(t *ptrace.Thread, i *image) ptrace.Verdict {
+	path, known := named(t)
+	if !known {
+		return ptrace.GoOn()
+	}
+	if _, ok := s.govern(path, i); ok {
+		return ptrace.GoOn()
+	}
+	return s.violated(t, i, &violation{image: path, errno: unix.EPERM})
+}
+
+func (s *supervisor) charge(t *ptrace.Thread, i *image, check policy.Check) ([]policy.ID, []int) {
+	w := s.walk(t, i)
+	return w.charge(check)
+}
+
+func (s *supervisor) walk(t *ptrace.Thread, i *image) *walker {
+	table, _ := t.Process.Space.Data.(*codeTable)
+	if table == nil || table.image != i {
+		table = &codeTable{image: i}
+		t.Process.Space.Data = table
+	}
+	s.walker = walker{image: i, thread: t, table: table, frames: s.walker.frames}
+	return &s.walker
+}
+
+func execveatNumber(abi syscalls.ABI) uint32 {
+	nr, ok := syscalls.Number(abi, "execveat")
+	if !ok {
+		return 1<<32 - 1
+	}
+	return uint32(nr)
+}
