@@ -29,8 +29,10 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(traceCommand(), runCommand(), analyzeCommand(), explainCommand(), diffCommand(), reportCommand(), statsCommand(),
-		importCommand(), doctorCommand(), manCommand())
+	root.AddCommand(
+		traceCommand(), runCommand(), analyzeCommand(), policyCommand(), explainCommand(), diffCommand(), reportCommand(),
+		statsCommand(), importCommand(), doctorCommand(), manCommand(),
+	)
 	return root
 }
 

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 
@@ -35,6 +34,7 @@ const maxErrors = 10
 // error joins one [Error] for each mistake, in the order of the file.
 func Parse(name string, data []byte) (*Policy, error) {
 	p := &parser{policy: &Policy{File: name, Check: Origin, OnViolation: Deny, OnExec: DenyExec}}
+	p.KeepComments = true
 	if err := p.syntax(data); err != nil {
 		return nil, err
 	}
@@ -128,9 +128,16 @@ func (p *parser) syntax(data []byte) error {
 
 func (p *parser) expressions(data []byte) {
 	p.Reset(data)
-	known := true // whether the table is
+	known := true                         // whether the table is
+	head, comments := true, []string(nil) // of the file
 	for p.NextExpression() {
-		switch e := p.Expression(); e.Kind {
+		e := p.Expression()
+		head = head && e.Kind == unstable.Comment
+		switch e.Kind {
+		case unstable.Comment:
+			if head {
+				comments = append(comments, string(e.Data))
+			}
 		case unstable.Table, unstable.ArrayTable:
 			known = p.enter(e)
 		case unstable.KeyValue:
@@ -139,6 +146,7 @@ func (p *parser) expressions(data []byte) {
 			}
 		}
 	}
+	p.policy.Head = uncomment(comments...)
 	if err := p.Error(); err != nil {
 		p.fail(position{}, "%v", err)
 	}
@@ -181,10 +189,10 @@ func (p *parser) enter(e *unstable.Node) bool {
 			return false
 		}
 		if name == "program" {
-			p.policy.Programs = append(p.policy.Programs, Program{Line: at.line})
+			p.policy.Programs = append(p.policy.Programs, Program{Note: uncomment(noteOf(e)), Line: at.line})
 		} else {
 			program := p.program()
-			program.Compartments = append(program.Compartments, Compartment{Line: at.line})
+			program.Compartments = append(program.Compartments, Compartment{Note: uncomment(noteOf(e)), Line: at.line})
 		}
 		return true
 	}
@@ -280,13 +288,10 @@ func (p *parser) readPath(v *unstable.Node, at position) {
 	s, at, ok := p.text(v, at)
 	program := p.program()
 	program.Line = at.line
-	_, err := path.Match(s, "")
 	switch {
 	case !ok:
 	case !strings.HasPrefix(s, "/"):
 		p.fail(at, "path %q: write the absolute path of the program", s)
-	case err != nil:
-		p.fail(at, "path %q: %v", s, err)
 	default:
 		program.Path = s
 	}
@@ -313,20 +318,72 @@ func (p *parser) readName(v *unstable.Node, at position) {
 	p.compartment().Line = at.line
 }
 
+// uncomment returns the text of comment lines.
+func uncomment(lines ...string) string {
+	text := make([]string, len(lines))
+	for i, l := range lines {
+		text[i] = strings.TrimSpace(strings.TrimLeft(l, "#"))
+	}
+	return strings.Join(text, "\n")
+}
+
 // strings calls each with the strings of a list.
 func (p *parser) strings(v *unstable.Node, at position, each func(s string, at position)) {
-	if v.Kind != unstable.Array {
-		p.fail(at, "want a list of strings in [ ], not %s", kind(v))
-		return
-	}
-	for it := v.Children(); it.Next(); {
-		if it.Node().Kind == unstable.Comment {
+	for _, e := range p.elements(v, at) {
+		if e.value == nil {
 			continue
 		}
-		if s, at, ok := p.text(it.Node(), at); ok {
+		if s, at, ok := p.text(e.value, at); ok {
 			each(s, at)
 		}
 	}
+}
+
+// element is a value of a list with its comments: the lines above it and the
+// one behind it, each with its #.
+type element struct {
+	value   *unstable.Node // nil for the comments before the closing bracket
+	heading []string
+	note    string
+}
+
+// noteOf returns the comment behind an expression.
+func noteOf(e *unstable.Node) string {
+	if n := e.Next(); n != nil && n.Kind == unstable.Comment {
+		return string(n.Data)
+	}
+	return ""
+}
+
+// elements returns the values of a list, and the comments that follow them.
+func (p *parser) elements(v *unstable.Node, at position) (out []element) {
+	if v.Kind != unstable.Array {
+		p.fail(at, "want a list of strings in [ ], not %s", kind(v))
+		return nil
+	}
+	var heading []string
+	for it := v.Children(); it.Next(); {
+		n := it.Node()
+		if n.Kind != unstable.Comment {
+			out = append(out, element{value: n, heading: heading})
+			heading = nil
+			continue
+		}
+		last := len(out) - 1
+		if heading == nil && last >= 0 && out[last].note == "" && p.position(n).line == p.position(out[last].value).line {
+			out[last].note = string(n.Data)
+		} else {
+			heading = append(heading, string(n.Data))
+		}
+		// The library makes the lines that follow children of the first.
+		for more := n.Child(); more != nil && more.Valid(); more = more.Next() {
+			heading = append(heading, string(more.Data))
+		}
+	}
+	if heading != nil {
+		out = append(out, element{heading: heading})
+	}
+	return out
 }
 
 // patterns reads a list of patterns; slashes says whether they may be paths.
@@ -346,12 +403,19 @@ func (p *parser) patterns(v *unstable.Node, at position, slashes bool) []string 
 func (p *parser) list(v *unstable.Node, at position) List {
 	l := List{Line: at.line, Calls: []Call{}}
 	seen := make(map[string]int)
-	p.strings(v, at, func(s string, at position) {
+	for _, e := range p.elements(v, at) {
+		if e.value == nil {
+			continue
+		}
+		s, at, ok := p.text(e.value, at)
+		if !ok {
+			continue
+		}
 		if line := seen[s]; line != 0 {
 			p.fail(at, "%q is in the list already (line %d)", s, line)
 		}
 		seen[s] = at.line
-		l.Calls = append(l.Calls, Call{Name: s, Line: at.line, Column: at.column})
-	})
+		l.Calls = append(l.Calls, Call{Name: s, Heading: uncomment(e.heading...), Note: uncomment(e.note), Line: at.line, Column: at.column})
+	}
 	return l
 }

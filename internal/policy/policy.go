@@ -43,7 +43,9 @@ const (
 // for every program that it lists.
 type Policy struct {
 	// File is the name of the file that messages use, possibly empty.
-	File        string
+	File string
+	// Head is the comment at the start of the file, as in Call.
+	Head        string
 	Check       Check
 	OnViolation OnViolation
 	OnExec      OnExec
@@ -63,6 +65,7 @@ type Program struct {
 	// ABI is the program's own: that of labels without a prefix.
 	ABI          syscalls.ABI
 	Compartments []Compartment // in the order of the file: the first that matches has the code
+	Note         string        // the comment behind [[program]]
 	Line         int           // of path
 }
 
@@ -78,7 +81,8 @@ type Compartment struct {
 	Symbols []string
 	Modules []string
 	Allow   List
-	Line    int // of name
+	Note    string // the comment behind [[program.compartment]]
+	Line    int    // of name
 }
 
 // List is a list of system calls.
@@ -92,7 +96,9 @@ type Call struct {
 	// Name is a label, "openat" or "i386:open" (syscall_N for a number without
 	// a name), or a group of them, "@file-system" or "i386:@file-system".
 	Name string
-	Note string // the comment behind it, without the #
+	// Heading are the comment lines above it, Note is the comment behind it,
+	// without the # and joined by line feeds.
+	Heading, Note string
 	// Line and Column are its place in the file, from 1; 0 if it was not read from one.
 	Line, Column int
 }

@@ -53,7 +53,9 @@ type Rules struct {
 	OnExec      OnExec
 	Program     *Program
 
-	policy       *Policy
+	policy *Policy
+	// image is the program's file, alias what the policy calls it.
+	image, alias object
 	conduits     attribution.Conduits
 	compartments []*Compartment // by ID; [unknown] may be nil: it is not in the file
 	allowed      map[Number]*grant
@@ -61,8 +63,9 @@ type Rules struct {
 
 // grant says who may make a call.
 type grant struct {
-	all bool
-	ids []ID // sorted
+	all     bool
+	unasked bool // it is in the baseline, or always allowed
+	ids     []ID // sorted
 }
 
 // Rules returns the rules for the program image at path, which is as
@@ -71,7 +74,7 @@ type grant struct {
 func (p *Policy) Rules(path string) (*Rules, bool) {
 	for i := range p.Programs {
 		if program := &p.Programs[i]; matchOrEqual(program.Path, path) || isLink(program.Path, path) {
-			return p.compile(program), true
+			return p.compile(program, path), true
 		}
 	}
 	return nil, false
@@ -83,10 +86,10 @@ func isLink(link, path string) bool {
 	return err == nil && target == path
 }
 
-func (p *Policy) compile(program *Program) *Rules {
+func (p *Policy) compile(program *Program, image string) *Rules {
 	r := &Rules{
 		Check: p.Check, OnViolation: p.OnViolation, OnExec: p.OnExec, Program: program,
-		policy: p, compartments: []*Compartment{nil}, allowed: make(map[Number]*grant),
+		image: newObject(image), alias: newObject(program.Path), policy: p, compartments: []*Compartment{nil}, allowed: make(map[Number]*grant),
 	}
 	r.conduits, _ = attribution.NewConduits(p.Conduits...) // checked by Parse
 	for i := range program.Compartments {
@@ -103,12 +106,14 @@ func (p *Policy) compile(program *Program) *Rules {
 		}
 	}
 	for _, call := range p.Baseline.Calls {
-		r.grant(call.Name, func(g *grant) { g.all = true })
+		r.grant(call.Name, func(g *grant) { g.all, g.unasked = true, true })
 	}
-	for _, name := range always {
-		for _, abi := range r.ABIs() {
-			if nr, ok := syscalls.Number(abi, name); ok {
-				r.grantOf(Number{abi, nr}).all = true
+	for _, abi := range r.ABIs() {
+		for _, s := range sets["always"] {
+			for _, name := range s.of(abi) {
+				nr, _ := syscalls.Number(abi, name)
+				g := r.grantOf(Number{abi, nr})
+				g.all, g.unasked = true, true
 			}
 		}
 	}
@@ -167,12 +172,13 @@ func (r *Rules) Name(id ID) string {
 // file with a pattern that matches, or [Unknown]. objectPath is as
 // /proc/PID/maps shows it, or a bracketed name of memory without a file
 // ([attribution.Anonymous], [attribution.VDSO], [memfd:NAME]). A pattern with a
-// slash matches the path, another the file's name. Code in one of [Rules.Parts]
+// slash matches the path, another the file's name; the program's own file has
+// the name that the policy gives it too, if that is a link. Code in one of [Rules.Parts]
 // belongs to that instead.
 func (r *Rules) Compartment(objectPath string) ID {
 	o := newObject(objectPath)
 	for id, c := range r.compartments {
-		if c != nil && !c.part() && c.has(o) {
+		if c != nil && !c.part() && r.has(c, o) {
 			return ID(id)
 		}
 	}
@@ -181,7 +187,9 @@ func (r *Rules) Compartment(objectPath string) ID {
 
 func (c *Compartment) part() bool { return len(c.Symbols) > 0 || len(c.Modules) > 0 }
 
-func (c *Compartment) has(o object) bool { return slices.ContainsFunc(c.Match, o.matches) }
+func (r *Rules) has(c *Compartment, o object) bool {
+	return slices.ContainsFunc(c.Match, o.matches) || o == r.image && slices.ContainsFunc(c.Match, r.alias.matches)
+}
 
 // Part is a compartment that takes some of an object's code.
 type Part struct {
@@ -197,7 +205,7 @@ func (r *Rules) Parts(objectPath string) []Part {
 	o := newObject(objectPath)
 	var parts []Part
 	for id, c := range r.compartments {
-		if c != nil && c.part() && c.has(o) {
+		if c != nil && c.part() && r.has(c, o) {
 			parts = append(parts, Part{ID(id), c.Symbols, c.Modules})
 		}
 	}

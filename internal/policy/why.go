@@ -49,13 +49,15 @@ func (r *Rules) Why(id ID, objectPath string, abi syscalls.ABI, nr int) Why {
 func (r *Rules) place(line int) string { return fmt.Sprintf("%s:%d", r.policy.File, line) }
 
 // Label names a system call as lists of this program do.
-func (r *Rules) Label(abi syscalls.ABI, nr int) string {
-	name, ok := syscalls.Name(abi, nr)
+func (r *Rules) Label(abi syscalls.ABI, nr int) string { return label(r.Program.ABI, Number{abi, nr}) }
+
+func label(own syscalls.ABI, n Number) string {
+	name, ok := syscalls.Name(n.ABI, n.NR)
 	if !ok {
-		name = fmt.Sprintf("syscall_%d", nr)
+		name = fmt.Sprintf("syscall_%d", n.NR)
 	}
-	if abi != r.Program.ABI {
-		return abi.String() + ":" + name
+	if n.ABI != own {
+		return n.ABI.String() + ":" + name
 	}
 	return name
 }
