@@ -44,8 +44,8 @@ func TestImportStrace(t *testing.T) {
 		args      []string
 	}{
 		{"a", "libuv.so.1", nil},
-		{"a.csv", "/opt/app,,amd64,libuv.so.1,amd64,write,1,1,1.000000,write,traced,true\n", nil},
-		{"b", "/opt/app,,amd64,app,amd64,write,1,1,1.000000,uv_write,traced,true\n", []string{"-o", "csv", "--conduit", "libuv.so.*"}},
+		{"a.csv", "/opt/app,,amd64,libuv.so.1,false,write,amd64,write,1,1,traced,1,1,true\n", nil},
+		{"b", "/opt/app,,amd64,app,false,uv_write,amd64,write,1,1,traced,1,1,true\n", []string{"-o", "csv", "--conduit", "libuv.so.*"}},
 		{"c", "app          write            1  100.0%  traced    uv_write\n", []string{"--wide", "--conduit", "libuv.so.*"}},
 	} {
 		got, err := runVerb(t, filepath.Join(dir, tt.out), append([]string{"import", "strace", log}, tt.args...)...)
