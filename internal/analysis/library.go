@@ -45,7 +45,7 @@ type Change struct {
 	// Compartment is charged with the call. For a change of an exported function,
 	// which may cause it in any compartment, it is the library.
 	Compartment string `json:"compartment"`
-	// Function is the exported function that can cause the call, or empty.
+	// Function is the exported function that can cause the call, [Loading], [Unloading], or empty.
 	Function string `json:"function"`
 	// Syscall is the call's name.
 	Syscall string `json:"syscall"`
@@ -170,8 +170,27 @@ func DiffLibraries(a, b *Result) []Change {
 	}
 	one(before, after, b, true)
 	one(after, before, a, false)
+	out = dropRepeated(out)
 	sortChanges(out)
 	return out
+}
+
+// dropRepeated leaves out what unloading can cause where something else can cause it too: the destructor of every library
+// calls what others have registered, which may be any function.
+func dropRepeated(list []Change) []Change {
+	type key struct {
+		syscall string
+		gained  bool
+	}
+	elsewhere := map[key]bool{}
+	for _, c := range list {
+		if c.Function != Unloading {
+			elsewhere[key{c.Syscall, c.Gained}] = true
+		}
+	}
+	return slices.DeleteFunc(list, func(c Change) bool {
+		return c.Function == Unloading && elsewhere[key{c.Syscall, c.Gained}]
+	})
 }
 
 // exportedCall is a call that an exported function can cause.
@@ -180,20 +199,53 @@ type exportedCall struct {
 	call int
 }
 
-// exported maps the exported functions of the first object to what can happen
-// below them.
+// Names in the place of an exported function's for what runs without a call.
+const (
+	Loading   = "[load]"   // constructors, and the resolvers of IFUNCs
+	Unloading = "[unload]" // destructors
+)
+
+// exported maps what a program can make of the first object run, its exported functions and what runs unasked, to what can
+// happen below.
 func (r *Result) exported() map[string]map[string]exportedCall {
-	l := r.charge.objects[0]
 	out := map[string]map[string]exportedCall{}
-	for i := range l.Exports {
-		e := &l.Exports[i]
-		if e.Kind != ExportFunc {
-			continue
-		}
-		f := l.first + e.Func
+	for name, functions := range r.entries() {
 		calls := map[string]exportedCall{}
-		r.charge.below[f].each(func(i int) { calls[r.callName(i)] = exportedCall{f, i} })
-		out[e.Name] = calls
+		for _, f := range functions {
+			r.charge.below[f].each(func(i int) {
+				if _, ok := calls[r.callName(i)]; !ok {
+					calls[r.callName(i)] = exportedCall{f, i}
+				}
+			})
+		}
+		out[name] = calls
+	}
+	return out
+}
+
+// entries are the functions of the first object that others start, by name.
+func (r *Result) entries() map[string][]fid {
+	l := r.charge.objects[0]
+	out := map[string][]fid{Loading: nil, Unloading: nil}
+	for _, f := range l.Init {
+		out[Loading] = append(out[Loading], l.first+f)
+	}
+	for _, f := range l.Fini {
+		out[Unloading] = append(out[Unloading], l.first+f)
+	}
+	for i := range l.Slots {
+		if sl := &l.Slots[i]; sl.Kind == SlotResolver && sl.Target != none {
+			out[Loading] = append(out[Loading], l.first+sl.Target)
+		}
+	}
+	for i := range l.Exports {
+		switch e := &l.Exports[i]; e.Kind {
+		case ExportFunc:
+			out[e.Name] = append(out[e.Name], l.first+e.Func)
+		case ExportResolver:
+			out[Loading] = append(out[Loading], l.first+e.Func)
+			out[e.Name] = append(out[e.Name], r.charge.returned(l, e.Func)...)
+		}
 	}
 	return out
 }

@@ -83,3 +83,31 @@ func TestStem(t *testing.T) {
 		}
 	}
 }
+
+// TestDiffLibrariesLoading finds what a new version does unasked: in a constructor, and in the resolver of an IFUNC, which
+// is no function that anybody can call.
+func TestDiffLibrariesLoading(t *testing.T) {
+	const before = `int pad(int x) { return x + 1; }`
+	const call = `static long call(long n) { long r;
+		__asm__ volatile("syscall" : "=a"(r) : "a"(n) : "rcx", "r11", "memory"); return r; }`
+	for name, after := range map[string]string{
+		"constructor": call + before + `__attribute__((constructor)) static void start(void) { call(41); }`,
+		"ifunc": call + `static int pad_any(int x) { return x + 1; }
+			static int (*resolve(void))(int) { call(41); return pad_any; }
+			int pad(int x) __attribute__((ifunc("resolve")));`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			changes := DiffLibraries(library(t, before), library(t, after))
+			if len(changes) == 0 || !slices.ContainsFunc(changes, func(c Change) bool {
+				return c.Gained && c.Function == Loading && c.Syscall == "socket" && len(c.Path) > 0
+			}) {
+				t.Errorf("changes %+v, want that loading gains socket", changes)
+			}
+			for _, c := range changes {
+				if c.Function == "pad" {
+					t.Errorf("pad itself does as before, but: %+v", c)
+				}
+			}
+		})
+	}
+}
