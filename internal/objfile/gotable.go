@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"sort"
+	"sync"
 )
 
 // ErrNoGoTable says that a file holds no Go function table: it is not a Go program.
@@ -25,6 +26,9 @@ type GoTable struct {
 	name    string // of the file, for errors
 	quantum uint64 // bytes: what a pc delta of 1 stands for
 	pctab   []byte
+	names   string
+	// funcdata reads what the linker keeps of functions besides the table (go:func.*).
+	funcdata func() ([]byte, error)
 }
 
 // A GoLayout is a layout of the table, named after the first release that wrote it.
@@ -57,6 +61,8 @@ type GoFunc struct {
 	Name       string
 	Flags      GoFuncFlag
 	pcsp       uint32 // offset in pctab; 0 for none
+	inlined    uint32 // offset in pctab; 0 for none
+	inlineTree uint32 // offset in the linker's function data, if inlined is not 0
 }
 
 // GoFuncFlag holds a function's flags (internal/abi.FuncFlag); 0 before Go 1.17.
@@ -121,14 +127,15 @@ type goHeader struct {
 	nfunc, entsize  uint64 // entsize: bytes of half a pair
 }
 
-// goRecord gives the offsets of the fields of a function's record (runtime._func).
-type goRecord struct{ size, name, pcsp, flags uint64 }
+// goRecord gives the offsets of the fields of a function's record (runtime._func),
+// 0 for those that are not read.
+type goRecord struct{ size, name, pcsp, npcdata, flags uint64 }
 
 var goRecords = map[GoLayout]goRecord{
-	Go12:  {40, 8, 20, 0},
-	Go116: {44, 8, 20, 41},
-	Go118: {40, 4, 16, 37},
-	Go120: {44, 4, 16, 41},
+	Go12:  {40, 8, 20, 0, 0},
+	Go116: {44, 8, 20, 0, 41},
+	Go118: {40, 4, 16, 28, 37},
+	Go120: {44, 4, 16, 28, 41},
 }
 
 // parseGoTable reads the table at addr, which is at most size bytes long.
@@ -160,7 +167,9 @@ func (f *File) parseGoTable(addr, size uint64) (*GoTable, error) {
 		Layout: h.layout, Addr: addr, Text: h.text,
 		name: f.Name, quantum: uint64(f.quantum()), pctab: data[h.pctab:h.pctabEnd],
 	}
-	t.Funcs, err = f.goFuncs(addr, h, data)
+	t.names = string(data[h.names:h.namesEnd])
+	t.funcdata = sync.OnceValues(func() ([]byte, error) { return f.goFuncData(addr, h) })
+	t.Funcs, err = f.goFuncs(addr, h, data, t.names)
 	return t, err
 }
 
@@ -236,13 +245,12 @@ func (h *goHeader) entry(data []byte, i uint64) (vaddr, record uint64) {
 	return vaddr, record
 }
 
-func (f *File) goFuncs(addr uint64, h *goHeader, data []byte) ([]GoFunc, error) {
+func (f *File) goFuncs(addr uint64, h *goHeader, data []byte, names string) ([]GoFunc, error) {
 	first, _ := h.entry(data, 0)
 	end, _ := h.entry(data, h.nfunc)
 	if end <= first || !f.isCode(first) || !f.isCode(end-1) {
 		return nil, f.malformed(addr, "Go function table: functions from %#x to %#x are not in code", first, end)
 	}
-	names := string(data[h.names:h.namesEnd])
 	layout := goRecords[h.layout]
 	records := data[h.records:]
 	funcs := make([]GoFunc, 0, h.nfunc)
@@ -264,6 +272,9 @@ func (f *File) goFuncs(addr uint64, h *goHeader, data []byte) ([]GoFunc, error) 
 		if layout.flags != 0 {
 			fn.Flags = GoFuncFlag(r[layout.flags])
 		}
+		if layout.npcdata != 0 {
+			fn.inlined, fn.inlineTree = inlineTables(r, &layout)
+		}
 		if next > start {
 			funcs = append(funcs, fn)
 		}
@@ -281,29 +292,41 @@ const (
 	moduleNames = 8   // funcnametab
 	moduleMinPC = 160 // where the first function starts
 	moduleText  = 176 // runtime.text
-	moduleSize  = 192
+	moduleSize  = 328 // up to gofunc, see goFuncData
 )
 
 // goText finds the address that functions count from, which the table lacks since
 // Go 1.26. It is in runtime.moduledata, which begins with a pointer to the table.
 func (f *File) goText(addr uint64, h *goHeader, data []byte) (uint64, error) {
 	first, _ := h.entry(data, 0)
-	var text uint64
+	w, err := f.goModule(addr, h, func(w []uint64) bool {
+		text := w[moduleText/8]
+		return w[moduleMinPC/8] == text+first && f.isCode(text)
+	})
+	if err != nil {
+		return 0, err
+	}
+	return w[moduleText/8], nil
+}
+
+// goModule returns the words of runtime.moduledata, which begins with a pointer to
+// the table.
+func (f *File) goModule(addr uint64, h *goHeader, good func([]uint64) bool) (words []uint64, err error) {
 	check := func(module uint64) bool {
 		w, err := f.Pointers(Span{module, moduleSize})
-		if err != nil || w[0] != addr || w[moduleNames/8] != addr+h.names {
+		if err != nil || len(w) < moduleSize/8 || w[0] != addr || w[moduleNames/8] != addr+h.names || !good(w) {
 			return false
 		}
-		text = w[moduleText/8]
-		return w[moduleMinPC/8] == text+first && f.isCode(text)
+		words = w
+		return true
 	}
 	if s := f.Section(".go.module"); s != nil && check(s.Addr) {
-		return text, nil
+		return words, nil
 	}
 	if f.findPointer(addr, check) {
-		return text, nil
+		return words, nil
 	}
-	return 0, f.malformed(addr, "Go function table: no module data leads to it")
+	return nil, f.malformed(addr, "Go function table: no module data leads to it")
 }
 
 // findPointer calls check with the address of each word that holds target after
@@ -395,32 +418,41 @@ func (t *GoTable) Find(vaddr uint64) *GoFunc {
 // to dst. A function without a frame table, as some written in assembly are, has
 // none. The last one holds up to the function's end at most.
 func (t *GoTable) AppendSPDeltas(dst []SPDelta, fn *GoFunc) ([]SPDelta, error) {
-	if fn.pcsp == 0 {
-		return dst, nil
+	err := t.values(fn, fn.pcsp, "stack depths", func(pc uint64, depth int32) {
+		dst = append(dst, SPDelta{pc, depth})
+	})
+	return dst, err
+}
+
+// values calls yield with the address from which on each value holds of the table at
+// an offset in pctab. Offset 0 stands for no table.
+func (t *GoTable) values(fn *GoFunc, offset uint32, what string, yield func(pc uint64, value int32)) error {
+	if offset == 0 {
+		return nil
 	}
-	bad := func(what string) ([]SPDelta, error) {
-		return dst, &FormatError{t.name, fn.Entry, "stack depths of " + fn.Name + ": " + what}
+	bad := func(why string) error {
+		return &FormatError{t.name, fn.Entry, what + " of " + fn.Name + ": " + why}
 	}
-	if uint64(fn.pcsp) >= uint64(len(t.pctab)) {
+	if uint64(offset) >= uint64(len(t.pctab)) {
 		return bad("not inside the Go function table")
 	}
-	b := t.pctab[fn.pcsp:]
-	pc, depth := fn.Entry, int32(-1)
+	b := t.pctab[offset:]
+	pc, value := fn.Entry, int32(-1)
 	for first := true; ; first = false {
 		change, n := uvarint32(b)
 		if n == 0 {
 			return bad("cut short")
 		}
 		if change == 0 && !first {
-			return dst, nil
+			return nil
 		}
 		step, m := uvarint32(b[n:])
 		if m == 0 {
 			return bad("cut short")
 		}
 		b = b[n+m:]
-		depth += int32(change>>1) ^ -int32(change&1)
-		dst = append(dst, SPDelta{pc, depth})
+		value += int32(change>>1) ^ -int32(change&1)
+		yield(pc, value)
 		pc += uint64(step) * t.quantum
 		if step == 0 || pc > fn.End {
 			return bad("they do not lead to its end")
