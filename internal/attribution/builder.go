@@ -33,6 +33,8 @@ func (b *Builder) Program(path, buildID string, arch ABI) *ProgramBuilder {
 	p := &ProgramBuilder{
 		key:          key,
 		objectIDs:    make(map[objectKey]ObjectID),
+		parts:        make([]part, 1),
+		partIDs:      make(map[partKey]PartID),
 		compartments: []compartmentName{{name: Unknown, object: noObject}},
 		named:        map[string]CompartmentID{Unknown: UnknownID},
 		calls:        make(map[callKey]*call),
@@ -48,6 +50,8 @@ type ProgramBuilder struct {
 	key          programKey
 	objects      []object
 	objectIDs    map[objectKey]ObjectID
+	parts        []part
+	partIDs      map[partKey]PartID
 	compartments []compartmentName
 	named        map[string]CompartmentID
 	calls        map[callKey]*call
@@ -63,6 +67,9 @@ type ProgramBuilder struct {
 // ObjectID refers to an object of one ProgramBuilder.
 type ObjectID int
 
+// PartID refers to a part of an object of one ProgramBuilder. 0 is no part.
+type PartID int
+
 // CompartmentID refers to a compartment of one ProgramBuilder.
 type CompartmentID int
 
@@ -77,6 +84,17 @@ type object struct {
 	conduit     bool
 }
 
+type part struct {
+	object      ObjectID
+	compartment CompartmentID
+	Part
+}
+
+type partKey struct {
+	object ObjectID
+	name   string
+}
+
 // compartmentName is a fixed name, or the final name of an object.
 type compartmentName struct {
 	name   string
@@ -86,6 +104,7 @@ type compartmentName struct {
 // Site is a place in an object's code: a frame before objects have names.
 type Site struct {
 	Object   ObjectID
+	Part     PartID // of the object; 0 for code that is in none
 	Function string // demangled, empty if unknown
 	Offset   uint64 // in bytes from the function's start; without one, in the file
 }
@@ -169,9 +188,38 @@ func (p *ProgramBuilder) Compartment(name string) CompartmentID {
 	return id
 }
 
+// Part registers a part of an object and returns its id; the same name gives the
+// same id.
+func (p *ProgramBuilder) Part(object ObjectID, named Part) PartID {
+	key := partKey{object, named.Name}
+	if id, ok := p.partIDs[key]; ok {
+		return id
+	}
+	id := PartID(len(p.parts))
+	p.partIDs[key] = id
+	p.parts = append(p.parts, part{object, p.Compartment(named.Name), named})
+	return id
+}
+
 // CompartmentOf returns the compartment that an object belongs to.
 func (p *ProgramBuilder) CompartmentOf(id ObjectID) CompartmentID {
 	return p.objects[id].compartment
+}
+
+// CompartmentAt returns the compartment that the code at a site belongs to.
+func (p *ProgramBuilder) CompartmentAt(s Site) CompartmentID {
+	if s.Part != 0 {
+		return p.parts[s.Part].compartment
+	}
+	return p.objects[s.Object].compartment
+}
+
+// conduit reports whether calls from a site are charged to the caller.
+func (p *ProgramBuilder) conduit(s Site) bool {
+	if s.Part != 0 {
+		return p.parts[s.Part].Conduit
+	}
+	return p.objects[s.Object].conduit
 }
 
 // Charge applies the rule of attribution to a stack (innermost frame first):
@@ -181,26 +229,25 @@ func (p *ProgramBuilder) CompartmentOf(id ObjectID) CompartmentID {
 // origin UnknownID. via is the conduit function that the origin called. chain
 // has the distinct compartments without conduits, innermost first.
 func (p *ProgramBuilder) Charge(stack []Site, whole bool) (origin CompartmentID, via string, chain []CompartmentID) {
-	at := slices.IndexFunc(stack, func(s Site) bool { return !p.objects[s.Object].conduit })
+	at := slices.IndexFunc(stack, func(s Site) bool { return !p.conduit(s) })
 	if at < 0 {
 		if len(stack) == 0 || !whole {
 			return UnknownID, "", nil
 		}
 		// The origin's own frames are the outermost run of one conduit.
 		at = len(stack) - 1
-		for at > 0 && p.CompartmentOf(stack[at-1].Object) == p.CompartmentOf(stack[at].Object) {
+		for at > 0 && p.CompartmentAt(stack[at-1]) == p.CompartmentAt(stack[at]) {
 			at--
 		}
 	}
-	origin = p.CompartmentOf(stack[at].Object)
+	origin = p.CompartmentAt(stack[at])
 	if at > 0 {
 		via = stack[at-1].Function
 	}
 	chain = append(chain, origin)
 	for _, s := range stack[at+1:] {
-		o := &p.objects[s.Object]
-		if !o.conduit && !slices.Contains(chain, o.compartment) {
-			chain = append(chain, o.compartment)
+		if c := p.CompartmentAt(s); !p.conduit(s) && !slices.Contains(chain, c) {
+			chain = append(chain, c)
 		}
 	}
 	return origin, via, chain
@@ -290,7 +337,12 @@ func (p *ProgramBuilder) program() Program {
 	}
 	out := Program{Path: p.key.path, BuildID: p.key.buildID, Arch: p.key.arch}
 	for i, o := range p.objects {
-		out.Objects = append(out.Objects, Object{n.objects[i], o.key.path, o.key.buildID, n.compartments[o.compartment], o.conduit})
+		out.Objects = append(out.Objects, Object{
+			Name: n.objects[i], Path: o.key.path, BuildID: o.key.buildID, Compartment: n.compartments[o.compartment], Conduit: o.conduit,
+		})
+	}
+	for _, part := range p.parts[1:] {
+		out.Objects[part.object].Parts = append(out.Objects[part.object].Parts, part.Part)
 	}
 	out.Compartments = p.charged(n)
 	for _, ch := range p.chains {

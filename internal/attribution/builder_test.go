@@ -83,7 +83,7 @@ func TestUnknownObject(t *testing.T) {
 	b := NewBuilder()
 	s := newServer(b)
 	o := s.Object(Unknown, "", "", false)
-	s.observe(Call{AMD64, 1, "write"}, true, Site{s.libc, "write", 1}, Site{o, "", 7})
+	s.observe(Call{AMD64, 1, "write"}, true, Site{Object: s.libc, Function: "write", Offset: 1}, Site{Object: o, Offset: 7})
 	p := b.Document().Programs[0]
 	if p.Losses.Unattributed != 1 || p.Compartment(Unknown).Calls() != 1 || p.Complete {
 		t.Errorf("losses %+v, compartments %+v", p.Losses, p.Compartments)
@@ -94,14 +94,14 @@ func buildExample() *Document {
 	b := NewBuilder()
 	s := newServer(b)
 	write, old := Call{AMD64, 1, "write"}, Call{I386, 4, "write"}
-	s.observe(write, true, Site{s.libc, "write", 16}, Site{s.ssl, "sock_write", 20}, Site{s.nginx, "", 0x3100})
-	s.observe(write, true, Site{s.libc, "send", 3}, Site{s.ssl, "a", 20}, Site{s.ssl, "b", 20}, Site{s.nginx, "", 0x3100})
-	s.observe(old, true, Site{s.nginx, "legacy", 2})
-	s.observe(Call{ABI: AMD64, NR: 999}, false, Site{s.libc, "syscall", 25})
+	s.observe(write, true, Site{Object: s.libc, Function: "write", Offset: 16}, Site{Object: s.ssl, Function: "sock_write", Offset: 20}, Site{Object: s.nginx, Function: "", Offset: 0x3100})
+	s.observe(write, true, Site{Object: s.libc, Function: "send", Offset: 3}, Site{Object: s.ssl, Function: "a", Offset: 20}, Site{Object: s.ssl, Function: "b", Offset: 20}, Site{Object: s.nginx, Function: "", Offset: 0x3100})
+	s.observe(old, true, Site{Object: s.nginx, Function: "legacy", Offset: 2})
+	s.observe(Call{ABI: AMD64, NR: 999}, false, Site{Object: s.libc, Function: "syscall", Offset: 25})
 	s.Add(Observation{Call: Call{AMD64, 59, "execve"}, Origin: s.CompartmentOf(s.nginx), Evidence: Static})
 	s.BrokenStacks = 2
-	s.AddUnresolved(Site{s.libc, "syscall", 23})
-	s.AddOpenEnd(Site{s.nginx, "load", 64}, "dlopen of a computed name")
+	s.AddUnresolved(Site{Object: s.libc, Function: "syscall", Offset: 23})
+	s.AddOpenEnd(Site{Object: s.nginx, Function: "load", Offset: 64}, "dlopen of a computed name")
 	// A plugin and its older copy, a group, and memory without a file.
 	s.Object("/opt/new/mod.so", "0123456789", "", false)
 	s.Object("/opt/old/mod.so", "9876543210", "", false)

@@ -29,15 +29,16 @@ type Conduits struct {
 	patterns []string
 }
 
-// NewConduits adds patterns (path.Match syntax, on the file name without the
-// folder) to the default ones.
+// NewConduits adds patterns (path.Match syntax) to the default ones. They match
+// the file name of an object without the folder, or the name of a part of one: a
+// Go module or package.
 func NewConduits(patterns ...string) (Conduits, error) {
 	for _, p := range patterns {
 		if _, err := path.Match(p, ""); err != nil || p == "" {
 			return Conduits{}, fmt.Errorf("conduit pattern %q: not a valid file name pattern", p)
 		}
-		if strings.Contains(p, "/") {
-			return Conduits{}, fmt.Errorf("conduit pattern %q: matches file names, so it cannot contain a slash", p)
+		if strings.HasPrefix(p, "/") {
+			return Conduits{}, fmt.Errorf("conduit pattern %q: matches file names without the folder, or Go modules", p)
 		}
 	}
 	return Conduits{patterns: patterns}, nil
@@ -48,6 +49,10 @@ func (c Conduits) Match(path string) bool {
 	name := ObjectName(path)
 	return matchAny(defaultConduits, name) || matchAny(c.patterns, name)
 }
+
+// MatchPart reports whether the part of an object with this name is made a conduit
+// by a pattern.
+func (c Conduits) MatchPart(name string) bool { return matchAny(c.patterns, name) }
 
 func matchAny(patterns []string, name string) bool {
 	for _, p := range patterns {

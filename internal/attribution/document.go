@@ -11,6 +11,12 @@ const (
 	VDSO      = "[vdso]"      // the code that the kernel maps into each process
 )
 
+// Compartments of Go programs that are no modules. Both are conduits.
+const (
+	GoStd     = "std"     // the standard library
+	GoRuntime = "runtime" // what of it works for itself: starts the program, schedules, collects garbage
+)
+
 // Document says for each program image which compartment makes which system
 // call.
 type Document struct {
@@ -57,6 +63,21 @@ type Object struct {
 	Compartment string `json:"compartment" jsonschema:"minLength=1"`
 	// Conduit is true if the object makes system calls for its callers, which
 	// are charged in its place.
+	Conduit bool `json:"conduit"`
+	// Parts are the compartments that the object's code is divided into, sorted by
+	// name: the modules of a Go program. Code in none of them belongs to
+	// Compartment. Empty for most objects.
+	Parts []Part `json:"parts"`
+}
+
+// Part is a compartment that has some of an object's code.
+type Part struct {
+	// Name is the compartment's: a module's path.
+	Name string `json:"name" jsonschema:"minLength=1"`
+	// Version is the module's version, that of Go for the standard library; empty
+	// if unknown.
+	Version string `json:"version"`
+	// Conduit is as for objects.
 	Conduit bool `json:"conduit"`
 }
 

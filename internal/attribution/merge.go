@@ -81,7 +81,7 @@ func appendRenamed(out, p *Program, rename func(string) string) {
 		return fs
 	}
 	for _, o := range p.Objects {
-		o.Name, o.Compartment = rename(o.Name), rename(o.Compartment)
+		o.Name, o.Compartment, o.Parts = rename(o.Name), rename(o.Compartment), slices.Clone(o.Parts)
 		out.Objects = append(out.Objects, o)
 	}
 	for _, c := range p.Compartments {
@@ -128,6 +128,9 @@ func (d *Document) canonicalize() {
 
 func (p *Program) canonicalize() {
 	p.Objects = fold(p.Objects, func(a, b Object) int { return cmp.Compare(a.Name, b.Name) }, joinObjects)
+	for i := range p.Objects {
+		p.Objects[i].Parts = fold(p.Objects[i].Parts, func(a, b Part) int { return cmp.Compare(a.Name, b.Name) }, joinParts)
+	}
 	p.Compartments = fold(p.Compartments,
 		func(a, b Compartment) int { return cmp.Compare(a.Name, b.Name) },
 		func(a, b *Compartment) { a.Syscalls = append(a.Syscalls, b.Syscalls...) })
@@ -170,12 +173,18 @@ func (p *Program) union() []string {
 // joinObjects prefers a compartment that somebody chose to the default one.
 func joinObjects(a, b *Object) {
 	a.Conduit = a.Conduit || b.Conduit
+	a.Parts = append(a.Parts, b.Parts...)
 	switch {
 	case a.Compartment == a.Name:
 		a.Compartment = b.Compartment
 	case b.Compartment != b.Name:
 		a.Compartment = min(a.Compartment, b.Compartment)
 	}
+}
+
+func joinParts(a, b *Part) {
+	a.Conduit = a.Conduit || b.Conduit
+	a.Version = max(a.Version, b.Version)
 }
 
 func joinSyscalls(a, b *Syscall) {

@@ -31,8 +31,8 @@ func fillProgram(t *rapid.T, p *ProgramBuilder, evidence []Evidence) {
 			rapid.Bool().Draw(t, "conduit")))
 	}
 	sites := rapid.Custom(func(t *rapid.T) Site {
-		return Site{rapid.SampledFrom(objects).Draw(t, "object"), rapid.SampledFrom([]string{"", "f", "g"}).Draw(t, "function"),
-			rapid.Uint64Range(0, 2).Draw(t, "offset")}
+		return Site{Object: rapid.SampledFrom(objects).Draw(t, "object"), Function: rapid.SampledFrom([]string{"", "f", "g"}).Draw(t, "function"),
+			Offset: rapid.Uint64Range(0, 2).Draw(t, "offset")}
 	})
 	for range rapid.IntRange(0, 6).Draw(t, "observations") {
 		o := Observation{

@@ -82,6 +82,11 @@ func (p *Program) validateObjects() (map[string]bool, error) {
 		case keys[key]:
 			return nil, fmt.Errorf("objects[%d]: %s with build id %q occurs twice", i, o.Path, o.BuildID)
 		}
+		for j, part := range o.Parts {
+			if part.Name == "" {
+				return nil, fmt.Errorf("objects[%d] (%s): parts[%d]: name: empty", i, o.Name, j)
+			}
+		}
 		names[o.Name], keys[key] = true, true
 	}
 	return names, nil

@@ -6,7 +6,10 @@ import (
 )
 
 // GoBuildInfo returns what the go command wrote into a program about its modules.
-func (f *File) GoBuildInfo() (*buildinfo.BuildInfo, error) { return buildinfo.Read(f.r) }
+func (f *File) GoBuildInfo() (*GoBuildInfo, error) { return buildinfo.Read(f.r) }
+
+// GoBuildInfo is what runtime/debug has for the running program.
+type GoBuildInfo = buildinfo.BuildInfo
 
 // Indexes of a function's tables (internal/abi).
 const (

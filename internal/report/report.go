@@ -85,6 +85,11 @@ func modelOf(p *attribution.Program) program {
 		if o.Conduit {
 			conduit[o.Compartment] = true
 		}
+		for _, part := range o.Parts {
+			if part.Conduit {
+				conduit[part.Name] = true
+			}
+		}
 	}
 	for i := range p.Compartments {
 		c := &p.Compartments[i]

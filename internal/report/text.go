@@ -136,7 +136,7 @@ func (t *text) summary(p *program) {
 	}
 	if marked && !t.explained {
 		t.explained = true
-		t.paragraph("* ", "the loader and the C library for themselves: start-up, shutdown, their own threads", t.quiet)
+		t.paragraph("* ", "the loader, the C library and Go for themselves: start-up, shutdown, their own threads", t.quiet)
 	}
 }
 

@@ -3,9 +3,34 @@ package trace
 import (
 	"debug/elf"
 	"encoding/binary"
+	"slices"
 
+	"bulkhead/internal/attribution"
 	"bulkhead/internal/objfile"
 )
+
+// viaOf names the conduit function that the code at an offset of the origin called: one that was inlined there; else the
+// one that the call instruction names, when the conduit has such a function (the origin may call one of its own that
+// jumps there); else the outermost that is active at an offset of the conduit, or its place in the file. A nil via is
+// code that called the kernel itself.
+func viaOf(origin *object, at uint32, via *object, offset uint32) string {
+	regions, active := origin.regions(), origin.calls(at)
+	charged := slices.IndexFunc(active, func(c call) bool { return !regions.Parts[c.part].Conduit })
+	if charged > 0 {
+		return active[charged-1].function
+	}
+	if via == nil {
+		return ""
+	}
+	if name := origin.callee(uint64(at) + 1); name != "" && via.exports()[name] {
+		return name
+	}
+	calls := via.calls(offset)
+	if outer := calls[len(calls)-1]; outer.function != "" {
+		return outer.function
+	}
+	return attribution.ObjectName(via.path) + "+" + hex(uint64(offset))
+}
 
 // imports names what an object's code calls through its global offset table: symbol names by the slot's address.
 type imports map[uint64]string

@@ -1,8 +1,12 @@
 package trace
 
 import (
+	"encoding/binary"
+	"slices"
+
 	"bulkhead/internal/bpf"
 	"bulkhead/internal/cfi"
+	"bulkhead/internal/region"
 )
 
 // capture is a stack that the kernel could not walk: the rows of an object were not loaded yet, or the mappings were
@@ -98,18 +102,12 @@ func (s *session) account(c *capture, frames []bpf.Frame, whole bool) {
 	if !whole {
 		s.seen.broken(key.Program)
 	}
-	s.seen.stack(key, frames, whole)
+	s.seen.stack(key, frames, s.sequence(frames), whole)
 }
 
 // charge finds the origin of a stack and the last frame before it, by the rule of attribute in trace.bpf.c.
 func (s *session) charge(frames []bpf.Frame, whole bool) (origin, via bpf.Frame) {
-	at := -1
-	for i, f := range frames {
-		if obj := s.objects.get(bpf.ObjectID(f.Object)); obj == nil || !obj.conduit {
-			at = i
-			break
-		}
-	}
+	at := slices.IndexFunc(frames, func(f bpf.Frame) bool { return !s.region(f).Conduit })
 	if at < 0 {
 		if !whole || len(frames) == 0 {
 			if len(frames) > 0 {
@@ -118,14 +116,51 @@ func (s *session) charge(frames []bpf.Frame, whole bool) (origin, via bpf.Frame)
 			return origin, via
 		}
 		at = len(frames) - 1 // conduits only: the outermost is the origin
+		if at > 0 && s.region(frames[at]).Base {
+			at--
+		}
 	}
 	origin = frames[at]
 	for i := at - 1; i >= 0; i-- {
-		if frames[i].Object != origin.Object {
+		if s.regionID(frames[i]) != s.regionID(origin) {
 			return origin, frames[i]
 		}
 	}
 	return origin, via
+}
+
+// noRegion is that of code without an object.
+var noRegion region.Region
+
+// region returns the region of a frame.
+func (s *session) region(f bpf.Frame) *region.Region {
+	obj := s.objects.get(bpf.ObjectID(f.Object))
+	if obj == nil {
+		return &noRegion
+	}
+	return obj.regions().At(uint64(f.Offset))
+}
+
+// regionID numbers the regions of all objects.
+func (s *session) regionID(f bpf.Frame) uint32 {
+	obj := s.objects.get(bpf.ObjectID(f.Object))
+	if obj == nil {
+		return f.Object << 16
+	}
+	return f.Object<<16 | uint32(obj.regions().Region(uint64(f.Offset)))
+}
+
+// sequence is the regions on a stack, each run once, as a map key.
+func (s *session) sequence(frames []bpf.Frame) string {
+	sequence := make([]byte, 0, 64)
+	last := ^uint32(0)
+	for _, f := range frames {
+		if id := s.regionID(f); id != last {
+			last = id
+			sequence = binary.LittleEndian.AppendUint32(sequence, id)
+		}
+	}
+	return string(sequence)
 }
 
 // frame names the code at an address by object and file offset.

@@ -3,6 +3,8 @@ package trace
 import (
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/bpf"
+	"bulkhead/internal/objfile"
+	"bulkhead/internal/region"
 )
 
 // document makes the attribution document of an ended session.
@@ -46,30 +48,52 @@ func (w *writer) program(id bpf.ObjectID) *program {
 	return p
 }
 
+// unknownObject stands for code that could not be attributed.
+var unknownObject = &object{
+	path:    attribution.Unknown,
+	symbols: func() *objfile.Symbolizer { return nil },
+	reading: func() *reading { return &reading{regions: func() *region.Map { return region.Whole(false) }} },
+}
+
 // object is the object with a number, or a stand-in for a file that was gone before it was read.
 func (w *writer) object(id bpf.ObjectID) *object {
 	if id == bpf.ObjectUnknown {
-		return &object{path: attribution.Unknown, symbols: noSymbols}
+		return unknownObject
 	}
 	return w.objects.giveUp(id)
 }
 
-func (w *writer) site(p *program, f bpf.Frame) attribution.Site {
+// sites names the functions that are active in a frame, innermost first.
+func (w *writer) sites(p *program, f bpf.Frame) []attribution.Site {
 	id := bpf.ObjectID(f.Object)
 	obj := w.object(id)
+	regions := obj.regions()
 	known, ok := p.objects[id]
 	if !ok {
-		known = p.Object(obj.path, obj.buildID, "", obj.conduit)
+		known = p.Object(obj.path, obj.buildID, "", regions.Parts[0].Conduit)
 		p.objects[id] = known
+		for _, part := range regions.Parts[1:] {
+			p.Part(known, attribution.Part(part))
+		}
 	}
-	function, offset := obj.symbolize(f.Offset)
-	return attribution.Site{Object: known, Function: function, Offset: offset}
+	var sites []attribution.Site
+	for _, c := range obj.calls(f.Offset) {
+		site := attribution.Site{Object: known, Function: c.function, Offset: c.offset}
+		if c.part != 0 {
+			site.Part = p.Part(known, attribution.Part(regions.Parts[c.part]))
+		}
+		sites = append(sites, site)
+	}
+	return sites
 }
 
+// stack leaves out where all stacks of a kind begin.
 func (w *writer) stack(p *program, frames []bpf.Frame) []attribution.Site {
-	sites := make([]attribution.Site, len(frames))
+	sites := make([]attribution.Site, 0, len(frames))
 	for i, f := range frames {
-		sites[i] = w.site(p, f)
+		if obj := w.object(bpf.ObjectID(f.Object)); i == 0 || !obj.regions().At(uint64(f.Offset)).Base {
+			sites = append(sites, w.sites(p, f)...)
+		}
 	}
 	return sites
 }
@@ -83,26 +107,19 @@ func (w *writer) calls(key bpf.CountKey, calls uint64) {
 		Stack:    w.stack(p, w.seen.examples[key]),
 	}
 	if key.Origin.Object != uint32(bpf.ObjectUnknown) {
-		o.Origin = p.CompartmentOf(w.site(p, key.Origin).Object)
-		if key.Via.Object != uint32(bpf.ObjectUnknown) {
-			o.Via = w.via(p, key)
-		}
+		o.Origin, _, _ = p.Charge(w.sites(p, key.Origin), true)
+		o.Via = w.via(&key)
 	}
 	p.Add(o)
 }
 
-// via names the conduit function that the origin called: by the origin's call, when the conduit has such a function (the
-// origin may call one of its own that jumps there), else by the frame that was called, else by its place in the file.
-func (w *writer) via(p *program, key bpf.CountKey) string {
-	origin, conduit := w.object(bpf.ObjectID(key.Origin.Object)), w.object(bpf.ObjectID(key.Via.Object))
-	if name := origin.callee(uint64(key.Origin.Offset) + 1); name != "" && conduit.exports()[name] {
-		return name
+// via names the conduit function that the origin called.
+func (w *writer) via(key *bpf.CountKey) string {
+	via := w.object(bpf.ObjectID(key.Via.Object))
+	if bpf.ObjectID(key.Via.Object) == bpf.ObjectUnknown {
+		via = nil
 	}
-	site := w.site(p, key.Via)
-	if site.Function != "" {
-		return site.Function
-	}
-	return attribution.ObjectName(conduit.path) + "+" + hex(site.Offset)
+	return viaOf(w.object(bpf.ObjectID(key.Origin.Object)), key.Origin.Offset, via, key.Via.Offset)
 }
 
 func (w *writer) chain(key chainKey, frames []bpf.Frame) {

@@ -92,7 +92,7 @@ func compareWithGDB(t *testing.T, d debugged) *comparison {
 	opts := options(t)
 	opts.Follow = false
 	g := startGDB(t, d)
-	s, err := newSession(opts, newRowReader(opts.Cache))
+	s, err := newSession(opts, newRowReader(opts))
 	if err != nil {
 		t.Fatal(err)
 	}

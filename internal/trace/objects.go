@@ -16,14 +16,15 @@ import (
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/bpf"
 	"bulkhead/internal/objfile"
+	"bulkhead/internal/region"
 )
 
 // object is a file (or the vDSO) whose code the target runs. Its rows are loaded once; loaded is closed after that.
 type object struct {
-	id      bpf.ObjectID
-	path    string
-	conduit bool
+	id   bpf.ObjectID
+	path string
 
+	reading  func() *reading
 	loaded   chan struct{}
 	fileRows          // valid once loaded is closed
 	file     *os.File // nil: not read from a file
@@ -35,18 +36,17 @@ type object struct {
 
 // objects knows the files by the kernel's number and by what perf records call them. Safe for concurrent use.
 type objects struct {
-	tracer   *bpf.Tracer
-	rows     *rowReader
-	conduits attribution.Conduits
+	tracer *bpf.Tracer
+	rows   *rowReader
 
 	mu     sync.Mutex
 	byID   map[bpf.ObjectID]*object
 	byFile map[fileID]*object
 }
 
-func newObjects(tracer *bpf.Tracer, rows *rowReader, conduits attribution.Conduits) (*objects, error) {
+func newObjects(tracer *bpf.Tracer, rows *rowReader) (*objects, error) {
 	o := &objects{
-		tracer: tracer, rows: rows, conduits: conduits,
+		tracer: tracer, rows: rows,
 		byID:   map[bpf.ObjectID]*object{},
 		byFile: map[fileID]*object{},
 	}
@@ -63,7 +63,7 @@ func newObjects(tracer *bpf.Tracer, rows *rowReader, conduits attribution.Condui
 func (o *objects) addAnonymous() error {
 	anonymous, _ := o.add(bpf.ObjectAnonymous, attribution.Anonymous, nil)
 	close(anonymous.loaded)
-	return o.tracer.LoadObject(anonymous.id, nil, anonymous.regions())
+	return o.tracer.LoadObject(anonymous.id, nil, regionFlags(anonymous.regions()))
 }
 
 // addVDSO reads the vDSO from this process: the kernel maps the same one everywhere.
@@ -108,7 +108,13 @@ func (o *objects) add(id bpf.ObjectID, path string, file *os.File) (obj *object,
 	if known := o.byID[id]; known != nil {
 		return known, false
 	}
-	obj = &object{id: id, path: path, file: file, conduit: o.conduits.Match(path), loaded: make(chan struct{})}
+	obj = &object{id: id, path: path, file: file, loaded: make(chan struct{})}
+	obj.reading = sync.OnceValue(func() *reading {
+		if file == nil {
+			return o.rows.failed(path, errGone)
+		}
+		return o.rows.read(file, path)
+	})
 	obj.symbols = sync.OnceValue(func() *objfile.Symbolizer {
 		if obj.elf == nil {
 			return nil
@@ -238,7 +244,7 @@ func (o *objects) open(file *os.File, path string) (*object, error) {
 		file.Close()
 		return obj, nil
 	}
-	go func() { o.load(obj, o.rows.read(file, path)) }()
+	go func() { o.load(obj, obj.reading().rows()) }()
 	return obj, nil
 }
 
@@ -256,9 +262,10 @@ func (o *objects) identify(file *os.File) (bpf.ObjectID, error) {
 func (o *objects) load(obj *object, rows fileRows) {
 	defer close(obj.loaded)
 	obj.fileRows = rows
-	if err := o.tracer.LoadObject(obj.id, obj.table, obj.regions()); err != nil {
+	regions := regionFlags(obj.regions())
+	if err := o.tracer.LoadObject(obj.id, obj.table, regions); err != nil {
 		// Without rows, but open: a walk through it is broken and counted, not captured again and again.
-		obj.err = errors.Join(obj.err, err, o.tracer.LoadObject(obj.id, nil, obj.regions()))
+		obj.err = errors.Join(obj.err, err, o.tracer.LoadObject(obj.id, nil, regions[:1]))
 	}
 }
 
@@ -295,12 +302,55 @@ func (o *objects) lose(id bpf.ObjectID, m mapping) *object {
 
 var errGone = errors.New("the file was gone before it could be read")
 
-// regions are the flags of the object's regions: it has one.
-func (obj *object) regions() []bpf.RegionFlags {
-	if obj.conduit {
-		return []bpf.RegionFlags{bpf.RegionConduit}
+// regions are those of the object, which are there before its rows.
+func (obj *object) regions() *region.Map { return obj.reading().regions() }
+
+// regionFlags says what the kernel has to know of regions.
+func regionFlags(m *region.Map) []bpf.RegionFlags {
+	flags := make([]bpf.RegionFlags, len(m.Regions))
+	for i, r := range m.Regions {
+		if r.Conduit {
+			flags[i] |= bpf.RegionConduit
+		}
+		if r.Base {
+			flags[i] |= bpf.RegionBase
+		}
 	}
-	return []bpf.RegionFlags{0}
+	return flags
+}
+
+// call is a function that is active at an instruction.
+type call struct {
+	function string
+	offset   uint64 // as in attribution.Frame
+	part     uint16
+}
+
+// calls names what is active at a file offset, innermost first: functions that were inlined there, and the one that
+// holds the code.
+func (obj *object) calls(fileOffset uint32) []call {
+	function, offset := obj.symbolize(fileOffset)
+	regions := obj.regions()
+	if !regions.Divided() {
+		return []call{{function, offset, 0}}
+	}
+	vaddr, _ := obj.elf.OffsetToVaddr(uint64(fileOffset))
+	active := regions.Calls(vaddr, uint64(fileOffset))
+	calls := make([]call, len(active))
+	for i, c := range active {
+		calls[i] = call{c.Function, 0, c.Part}
+	}
+	calls[len(calls)-1].function, calls[len(calls)-1].offset = function, offset
+	return calls
+}
+
+// compartment names the compartment that is charged with calls from a file offset.
+func (obj *object) compartment(fileOffset uint32) string {
+	regions := obj.regions()
+	if part := regions.Parts[regions.Origin(regions.Region(uint64(fileOffset)))]; part.Name != "" {
+		return part.Name
+	}
+	return attribution.ObjectName(obj.path)
 }
 
 // symbolize names the code at a file offset: the function and the offset in it, or no name and the file offset.

@@ -19,10 +19,10 @@ type observations struct {
 	breaks   map[bpf.ObjectID]uint64
 }
 
-// chainKey is a sequence of objects on a stack and the call made with it.
+// chainKey is a sequence of regions on a stack and the call made with it.
 type chainKey struct {
 	program, nr, abi uint32
-	objects          string
+	regions          string
 }
 
 func newObservations() *observations {
@@ -65,10 +65,10 @@ func (o *observations) broken(program uint32) {
 }
 
 // stack keeps the first stack of a key, and of a chain when it is whole.
-func (o *observations) stack(key bpf.CountKey, frames []bpf.Frame, whole bool) {
+func (o *observations) stack(key bpf.CountKey, frames []bpf.Frame, sequence string, whole bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	chain := chainKey{key.Program, key.Nr, key.Abi, objectSequence(frames)}
+	chain := chainKey{key.Program, key.Nr, key.Abi, sequence}
 	_, exampled := o.examples[key]
 	_, chained := o.chains[chain]
 	chained = chained || !whole
@@ -82,19 +82,6 @@ func (o *observations) stack(key bpf.CountKey, frames []bpf.Frame, whole bool) {
 	if !chained {
 		o.chains[chain] = kept
 	}
-}
-
-// objectSequence is the objects on a stack, each run once, as a map key.
-func objectSequence(frames []bpf.Frame) string {
-	sequence := make([]byte, 0, 64)
-	last := ^uint32(0)
-	for _, f := range frames {
-		if f.Object != last {
-			last = f.Object
-			sequence = append(sequence, byte(last), byte(last>>8))
-		}
-	}
-	return string(sequence)
 }
 
 var abis = [...]struct {

@@ -13,6 +13,7 @@ import (
 	"bulkhead/internal/cfi"
 	"bulkhead/internal/dso"
 	"bulkhead/internal/objfile"
+	"bulkhead/internal/region"
 )
 
 // rowReader makes the unwind rows of files, each once. It can begin before the kernel part is loaded, which takes about as
@@ -21,8 +22,16 @@ type rowReader struct {
 	cache *cfi.Cache
 	busy  *semaphore.Weighted // bytes of the files that are being read
 
+	divide region.Options
+
 	mu    sync.Mutex
-	known map[identity]func() fileRows
+	known map[identity]*reading
+}
+
+// reading is a file that is read, each part of it once. The regions are there before the rows.
+type reading struct {
+	regions func() *region.Map
+	rows    func() fileRows
 }
 
 // readingBytes bounds the memory that making rows takes for the moment, which is about the size of the file.
@@ -32,12 +41,14 @@ const readingBytes = 32 << 20
 type fileRows struct {
 	elf     *objfile.File // headers only so far: symbols are wanted at the end, if at all; nil: not an ELF file
 	buildID string
-	table   *cfi.Table
+	table   *cfi.Table // divided into the file's regions
 	err     error
 }
 
-func newRowReader(cache *cfi.Cache) *rowReader {
-	return &rowReader{cache: cache, busy: semaphore.NewWeighted(readingBytes), known: map[identity]func() fileRows{}}
+func newRowReader(opts Options) *rowReader {
+	return &rowReader{
+		cache: opts.Cache, busy: semaphore.NewWeighted(readingBytes), divide: opts.regions(), known: map[identity]*reading{},
+	}
 }
 
 // ahead starts reading the rows of a program and its libraries.
@@ -48,33 +59,52 @@ func (r *rowReader) ahead(path string) {
 	}
 	for _, library := range libraries {
 		if file, err := os.Open(library.Path); err == nil {
-			go r.read(file, library.Path)
+			go r.read(file, library.Path).rows()
 		}
 	}
 }
 
-// read returns the rows of an open file, which belongs to the reader from now on.
-func (r *rowReader) read(file *os.File, path string) fileRows {
+// read returns the reading of an open file, which belongs to the reader from now on.
+func (r *rowReader) read(file *os.File, path string) *reading {
 	id, err := identityOf(file)
 	if err != nil {
-		return fileRows{err: err}
+		return r.failed(path, err)
 	}
 	r.mu.Lock()
-	rows, known := r.known[id]
-	if !known {
-		rows = sync.OnceValue(func() fileRows {
-			share := min(id.size, readingBytes)
-			_ = r.busy.Acquire(context.Background(), share) // fails only with its context
-			defer r.busy.Release(share)
-			return r.make(file, id.size, path)
-		})
-		r.known[id] = rows
-	}
-	r.mu.Unlock()
-	if known {
+	defer r.mu.Unlock()
+	if known := r.known[id]; known != nil {
 		file.Close()
+		return known
 	}
-	return rows()
+	known := new(reading)
+	known.regions = sync.OnceValue(func() *region.Map { return r.divideFile(file, id.size, path) })
+	known.rows = sync.OnceValue(func() fileRows {
+		share := min(id.size, readingBytes)
+		_ = r.busy.Acquire(context.Background(), share) // fails only with its context
+		defer r.busy.Release(share)
+		rows := r.make(file, id.size, path)
+		rows.table = known.regions().Divide(rows.table)
+		return rows
+	})
+	r.known[id] = known
+	return known
+}
+
+// failed is the reading of a file that cannot be read.
+func (r *rowReader) failed(path string, err error) *reading {
+	return &reading{
+		regions: func() *region.Map { return region.Whole(r.divide.Conduits.Match(path)) },
+		rows:    func() fileRows { return fileRows{err: err} },
+	}
+}
+
+func (r *rowReader) divideFile(file io.ReaderAt, size int64, path string) *region.Map {
+	elf, err := objfile.NewFile(file, size, path)
+	if err != nil {
+		return region.Whole(r.divide.Conduits.Match(path))
+	}
+	regions, _ := region.New(elf, r.divide) // as far as it could be divided
+	return regions
 }
 
 // make reads an ELF file; the result keeps r open.

@@ -33,7 +33,7 @@ func Process(ctx context.Context, pid int, opts Options) (*Result, error) {
 	if err := unix.Kill(pid, 0); errors.Is(err, unix.ESRCH) {
 		return nil, fmt.Errorf("process %d does not exist", pid)
 	}
-	s, err := newSession(opts, newRowReader(opts.Cache))
+	s, err := newSession(opts, newRowReader(opts))
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +49,7 @@ func Process(ctx context.Context, pid int, opts Options) (*Result, error) {
 // first instruction until it and, with Follow, its descendants have ended, or until ctx is done. Signals that signals
 // delivers are passed on to it.
 func Command(ctx context.Context, path string, argv []string, signals <-chan os.Signal, opts Options) (*Result, error) {
-	rows := newRowReader(opts.Cache)
+	rows := newRowReader(opts)
 	go rows.ahead(path)
 	s, err := newSession(opts, rows)
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	"bulkhead/internal/cfi"
 	"bulkhead/internal/kernel"
 	"bulkhead/internal/perf"
+	"bulkhead/internal/region"
 )
 
 // Options say what to trace and how.
@@ -32,10 +33,19 @@ type Options struct {
 	Stream io.Writer
 	// Conduits decides which objects are not charged.
 	Conduits attribution.Conduits
+	// GoBy says what Go programs are divided by.
+	GoBy region.GoBy
+	// Symbols are compartments that have functions of any object.
+	Symbols []region.Symbols
 	// Cache keeps unwind rows between runs.
 	Cache *cfi.Cache
 	// Log gets notes for the user, one line each.
 	Log func(format string, args ...any)
+}
+
+// regions says how objects are divided.
+func (o *Options) regions() region.Options {
+	return region.Options{GoBy: o.GoBy, Symbols: o.Symbols, Conduits: o.Conduits}
 }
 
 const (
@@ -92,7 +102,7 @@ func newSession(opts Options, rows *rowReader) (*session, error) {
 		room:     semaphore.NewWeighted(captureBytes),
 		stop:     make(chan struct{}),
 	}
-	if s.objects, err = newObjects(tracer, rows, opts.Conduits); err != nil {
+	if s.objects, err = newObjects(tracer, rows); err != nil {
 		return nil, errors.Join(err, tracer.Close(), records.Close())
 	}
 	s.stream = newStreamer(opts.Stream, s.objects)
@@ -213,7 +223,7 @@ func (s *session) readEvents() {
 		case bpf.EventProgram:
 			s.seen.program(bpf.ObjectID(r.Key.Program))
 		case bpf.EventStack:
-			s.seen.stack(r.Key, r.Frames, r.End == bpf.WalkOutermost)
+			s.seen.stack(r.Key, r.Frames, s.sequence(r.Frames), r.End == bpf.WalkOutermost)
 		case bpf.EventCall:
 			s.stream.call(&r.Event)
 		case bpf.EventCapture:

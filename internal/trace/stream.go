@@ -9,7 +9,6 @@ import (
 
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/bpf"
-	"bulkhead/internal/objfile"
 )
 
 // streamer writes one JSON line for each call.
@@ -45,11 +44,12 @@ func (s *streamer) call(e *bpf.Event) {
 	line := streamedCall{
 		Time: e.Time, PID: e.Pid, TID: e.Tid,
 		Program:     s.name(e.Key.Program),
-		Compartment: s.name(e.Key.Origin.Object),
+		Compartment: attribution.Unknown,
 		ABI:         call.ABI, Syscall: call.Name, NR: call.NR,
 	}
-	if via := s.objects.get(bpf.ObjectID(e.Key.Via.Object)); via != nil {
-		line.Via, _ = via.symbolize(e.Key.Via.Offset)
+	if origin := s.objects.get(bpf.ObjectID(e.Key.Origin.Object)); origin != nil {
+		line.Compartment = origin.compartment(e.Key.Origin.Offset)
+		line.Via = viaOf(origin, e.Key.Origin.Offset, s.objects.get(bpf.ObjectID(e.Key.Via.Object)), e.Key.Via.Offset)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -85,7 +85,5 @@ func (s *streamer) name(id uint32) string {
 	}
 	return attribution.Unknown
 }
-
-func noSymbols() *objfile.Symbolizer { return nil }
 
 func hex(n uint64) string { return "0x" + strconv.FormatUint(n, 16) }
