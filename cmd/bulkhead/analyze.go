@@ -87,11 +87,11 @@ which system calls each of them can cause: a superset of what can happen.`,
 			if err != nil {
 				return err
 			}
-			result, err := analysis.Analyze(args[0], opts)
+			doc, err := analysis.Document(args[0], opts)
 			if err != nil {
 				return err
 			}
-			return output.write(result.Document())
+			return output.write(doc)
 		},
 	}
 	output.register(command)

@@ -62,11 +62,7 @@ func (f *analysisFlags) document(path string) (*attribution.Document, error) {
 	if err != nil {
 		return nil, err
 	}
-	result, err := analysis.Analyze(path, opts)
-	if err != nil {
-		return nil, err
-	}
-	return result.Document(), nil
+	return analysis.Document(path, opts)
 }
 
 // isDocument reports whether the file at path starts like JSON.

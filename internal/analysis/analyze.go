@@ -1,14 +1,12 @@
 package analysis
 
 import (
-	"fmt"
 	"runtime"
 
 	"golang.org/x/sync/errgroup"
 
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/dso"
-	"bulkhead/internal/objfile"
 )
 
 // Options says how a program is analysed.
@@ -28,6 +26,14 @@ type Options struct {
 	Progress func(path string)
 }
 
+// complete fills in what was left to the defaults.
+func (o *Options) complete() (err error) {
+	if o.Plugins == nil {
+		o.Plugins, err = LoadPlugins("")
+	}
+	return err
+}
+
 // A Result is the analysis of one program.
 type Result struct {
 	charge  *charge
@@ -35,6 +41,7 @@ type Result struct {
 	missing []dso.Missing
 	path    string
 	names   *namer
+	asked   *asker
 }
 
 // Analyze computes what the program at path can do.
@@ -45,23 +52,20 @@ func Analyze(path string, opts Options) (*Result, error) {
 // analyze links what path loads and follows it from its roots, and from those
 // that more adds.
 func analyze(path string, opts Options, more func(*reach)) (*Result, error) {
-	if opts.Plugins == nil {
-		plugins, err := LoadPlugins("")
-		if err != nil {
-			return nil, err
-		}
-		opts.Plugins = plugins
+	if err := opts.complete(); err != nil {
+		return nil, err
 	}
 	set, err := dso.Load(path, opts.Loading)
 	if err != nil {
 		return nil, err
 	}
+	asked := newAsker(set)
 	p := &program{defs: map[string][]binding{}}
 	if _, err := extend(p, set, &opts); err != nil {
 		return nil, err
 	}
 	r := newReach(p)
-	r.set, r.plugins, r.leaveOut, r.closed = set, opts.Plugins, opts.LeaveOut, len(opts.Loading.With) > 0
+	r.set, r.plugins, r.leaveOut, r.closed = asked, opts.Plugins, opts.LeaveOut, len(opts.Loading.With) > 0
 	r.run()
 	more(r)
 	if err := r.openAll(&opts); err != nil {
@@ -71,16 +75,19 @@ func analyze(path string, opts Options, more func(*reach)) (*Result, error) {
 	c := newCharge(r)
 	origins := c.origins()
 	c.chargeRest(origins)
-	return &Result{charge: c, origins: origins, missing: set.Missing(), path: p.objects[0].object.Path, names: newNamer(p)}, nil
+	return &Result{
+		charge: c, origins: origins, missing: set.Missing(), path: p.objects[0].object.Path, names: newNamer(p), asked: asked,
+	}, nil
 }
 
 // extend adds the objects of the set that the program does not have yet.
 func extend(p *program, set *dso.Set, opts *Options) ([]*linked, error) {
 	objects := set.Objects()[len(p.objects):]
-	summaries, err := summarizeAll(objects, opts)
+	summaries, contents, err := summarizeAll(objects, opts)
 	if err != nil {
 		return nil, err
 	}
+	p.contents = append(p.contents, contents...)
 	var added []*linked
 	for i, o := range objects {
 		added = append(added, p.add(o, summaries[i], opts.Conduits))
@@ -106,7 +113,7 @@ func (r *reach) openAll(opts *Options) error {
 			if err != nil {
 				return err
 			}
-			added, err := extend(r.program, r.set, opts)
+			added, err := extend(r.program, r.set.Set, opts)
 			if err != nil {
 				return err
 			}
@@ -137,8 +144,8 @@ func (r *reach) linkedOf(o *dso.Object) *linked {
 }
 
 // summarizeAll summarises objects side by side.
-func summarizeAll(objects []*dso.Object, opts *Options) ([]*Summary, error) {
-	out := make([]*Summary, len(objects))
+func summarizeAll(objects []*dso.Object, opts *Options) ([]*Summary, []contentHash, error) {
+	out, contents := make([]*Summary, len(objects)), make([]contentHash, len(objects))
 	triggers := opts.Plugins.triggers()
 	var g errgroup.Group
 	g.SetLimit(runtime.GOMAXPROCS(0))
@@ -147,24 +154,11 @@ func summarizeAll(objects []*dso.Object, opts *Options) ([]*Summary, error) {
 			opts.Progress(o.Path)
 		}
 		g.Go(func() (err error) {
-			out[i], err = opts.Summaries.summary(o.Path, triggers)
+			out[i], contents[i], err = opts.Summaries.summary(o.Path, triggers)
 			return err
 		})
 	}
-	return out, g.Wait()
-}
-
-func summarizeFile(path string, triggers []string) (*Summary, error) {
-	f, err := objfile.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	s, err := Summarize(f, triggers)
-	if err != nil {
-		return nil, fmt.Errorf("%w", err)
-	}
-	return s, nil
+	return out, contents, g.Wait()
 }
 
 // Union returns the names of all system calls of the program.

@@ -1,10 +1,11 @@
 package analysis
 
 import (
+	"io"
 	"os"
+	"path/filepath"
 	"testing"
 
-	"bulkhead/internal/dso"
 	"bulkhead/internal/objfile"
 )
 
@@ -31,25 +32,47 @@ func BenchmarkSummarize(b *testing.B) {
 	}
 }
 
-// BenchmarkLink measures the linking of summaries that are there already.
+// BenchmarkLink measures the linking of summaries that are there already, and
+// BenchmarkRecall what is left of it when nothing has changed.
 func BenchmarkLink(b *testing.B) {
-	const program = "/usr/bin/redis-server"
-	if _, err := os.Stat(program); err != nil {
-		b.Skip(err)
-	}
-	cache, err := OpenCache(b.TempDir())
-	if err != nil {
-		b.Fatal(err)
-	}
-	opts := Options{Summaries: cache, Loading: dso.Options{}}
-	if _, err := Analyze(program, opts); err != nil { // fills the cache
-		b.Fatal(err)
-	}
-	for b.Loop() {
-		r, err := Analyze(program, opts)
-		if err != nil {
-			b.Fatal(err)
+	benchmarkWarm(b, func(path string, opts Options) error {
+		r, err := Analyze(path, opts)
+		if err == nil {
+			err = r.Document().Write(io.Discard)
 		}
-		r.Document()
+		return err
+	})
+}
+
+func BenchmarkRecall(b *testing.B) {
+	benchmarkWarm(b, func(path string, opts Options) error {
+		d, err := Document(path, opts)
+		if err == nil {
+			err = d.Write(io.Discard)
+		}
+		return err
+	})
+}
+
+func benchmarkWarm(b *testing.B, run func(string, Options) error) {
+	for _, path := range []string{"/usr/bin/redis-server", "/usr/bin/python3.11", "/usr/bin/git"} {
+		if _, err := os.Stat(path); err != nil {
+			continue
+		}
+		b.Run(filepath.Base(path), func(b *testing.B) {
+			cache, err := OpenCache(b.TempDir())
+			if err != nil {
+				b.Fatal(err)
+			}
+			opts := Options{Summaries: cache}
+			if err := run(path, opts); err != nil { // fills the cache
+				b.Fatal(err)
+			}
+			for b.Loop() {
+				if err := run(path, opts); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

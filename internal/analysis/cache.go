@@ -2,7 +2,6 @@ package analysis
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -32,81 +31,115 @@ func OpenCache(dir string) (*Cache, error) {
 }
 
 // summary returns the summary of the object at path, from the cache if it is
-// there.
-func (c *Cache) summary(path string, triggers []string) (*Summary, error) {
-	if c == nil {
-		return summarizeFile(path, triggers)
-	}
-	key, err := c.key(path, triggers)
+// there, and the hash of the content that it is of. A nil cache does without both.
+func (c *Cache) summary(path string, triggers []string) (*Summary, contentHash, error) {
+	f, info, err := openRegular(path)
 	if err != nil {
-		return nil, err
-	}
-	key += ".summary"
-	if data := c.files.Get(key); data != nil {
-		if s, err := decodeSummary(data); err == nil {
-			return s, nil
-		} // a damaged one is made anew
-	}
-	s, err := summarizeFile(path, triggers)
-	if err != nil {
-		return nil, err
-	}
-	_ = c.files.Put(key, encodeSummary(s)) // only saves time
-	return s, nil
-}
-
-// key identifies the content of the file, this version of the analysis and what
-// it looks for. The hash of the content is itself kept, by what stat(2) says of
-// the file: a change of content changes the time of the inode's last change.
-func (c *Cache) key(path string, triggers []string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
+		return nil, contentHash{}, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return "", err
+	if c == nil {
+		s, err := summarizeFile(f, info, triggers)
+		return s, contentHash{}, err
 	}
-	if !info.Mode().IsRegular() {
-		return "", fmt.Errorf("%s: %w", path, objfile.ErrNotELF)
-	}
-	content, err := c.contentHash(f, info)
+	content, err := c.content(f, info)
 	if err != nil {
-		return "", fmt.Errorf("hash %s: %w", path, err)
+		return nil, content, err
 	}
 	h := sha256.New()
-	h.Write(content)
+	h.Write(content[:])
 	fmt.Fprintf(h, "%d\x00%s", summaryVersion, strings.Join(triggers, "\x00"))
-	return hex.EncodeToString(h.Sum(nil)[:16]), nil
+	key := hex.EncodeToString(h.Sum(nil)[:16]) + ".summary"
+	if data := c.files.Get(key); data != nil {
+		if s, err := decodeSummary(data); err == nil {
+			return s, content, nil
+		} // a damaged one is made anew
+	}
+	s, err := summarizeFile(f, info, triggers)
+	if err != nil {
+		return nil, content, err
+	}
+	if after, err := f.Stat(); err == nil && identity(after) == identity(info) {
+		_ = c.files.Put(key, encodeSummary(s)) // only saves time
+	}
+	return s, content, nil
 }
 
-func (c *Cache) contentHash(f *os.File, info os.FileInfo) ([]byte, error) {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	var memo string
-	if ok {
-		var raw [48]byte
-		for i, v := range []uint64{
-			uint64(st.Dev), st.Ino, uint64(st.Size), uint64(st.Mtim.Nano()), uint64(st.Ctim.Nano()),
-		} {
-			binary.LittleEndian.PutUint64(raw[8*i:], v)
-		}
-		sum := sha256.Sum256(raw[:])
-		memo = hex.EncodeToString(sum[:16]) + ".hash"
-		// A file that changed a moment ago may change again within the clock's grain.
-		if time.Since(time.Unix(0, st.Ctim.Nano())) < 2*time.Second {
-			memo = ""
-		} else if have := c.files.Get(memo); len(have) == sha256.Size {
-			return have, nil
+func summarizeFile(f *os.File, info os.FileInfo, triggers []string) (*Summary, error) {
+	o, err := objfile.NewFile(f, info.Size(), f.Name())
+	if err != nil {
+		return nil, err
+	}
+	return Summarize(o, triggers)
+}
+
+func openRegular(path string) (*os.File, os.FileInfo, error) {
+	// O_NONBLOCK: a FIFO in place of the file must not hang us.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s: %w", path, objfile.ErrNotELF)
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, info, nil
+}
+
+// A contentHash identifies the content of a file.
+type contentHash [sha256.Size]byte
+
+// contentOf returns the hash of the content of the file at path.
+func (c *Cache) contentOf(path string) (contentHash, error) {
+	f, info, err := openRegular(path)
+	if err != nil {
+		return contentHash{}, err
+	}
+	defer f.Close()
+	return c.content(f, info)
+}
+
+// settled is the age at which a file counts as not being written any more: one
+// that changed a moment ago may change again within the clock's grain.
+const settled = 2 * time.Second
+
+// content hashes a file. The hash is itself kept, by what stat(2) says of the
+// file: a change of content changes the time of the inode's last change.
+func (c *Cache) content(f *os.File, info os.FileInfo) (sum contentHash, err error) {
+	id := identity(info)
+	memo := ""
+	if id != (fileIdentity{}) && time.Since(time.Unix(0, id.ctime)) > settled {
+		key := sha256.Sum256(fmt.Appendf(nil, "%d", id))
+		memo = hex.EncodeToString(key[:16]) + ".hash"
+		if copy(sum[:], c.files.Get(memo)) == len(sum) {
+			return sum, nil
 		}
 	}
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
-		return nil, err
+		return sum, fmt.Errorf("hash %s: %w", f.Name(), err)
 	}
-	sum := h.Sum(nil)
-	if memo != "" {
-		_ = c.files.Put(memo, sum) // only saves time
+	copy(sum[:], h.Sum(nil))
+	if after, err := f.Stat(); memo != "" && err == nil && identity(after) == id {
+		_ = c.files.Put(memo, sum[:]) // only saves time
 	}
 	return sum, nil
+}
+
+// A fileIdentity is what stat(2) says of a file's content.
+type fileIdentity struct {
+	dev, ino, size uint64
+	mtime, ctime   int64 // in nanoseconds
+}
+
+func identity(info os.FileInfo) fileIdentity {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fileIdentity{}
+	}
+	return fileIdentity{st.Dev, st.Ino, uint64(st.Size), st.Mtim.Nano(), st.Ctim.Nano()}
 }

@@ -1,22 +1,20 @@
 package analysis
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
-	"hash/crc32"
 	"unsafe"
 )
 
 // summaryVersion changes with everything that changes summaries.
-const summaryVersion = 8
+const summaryVersion = 9
 
 // The file of a summary is for this machine's byte order and layout of structs:
-// a magic, a checksum of the rest, and then each table with its length in front.
-const summaryMagic = "bhsum\x00\x00\x01"
+// a magic, and then each table with its length in front.
+const summaryMagic = "bhsum\x00\x00\x02"
 
-var errSummary = errors.New("damaged summary")
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+var errSummary = errors.New("not a summary")
 
 // A coder writes or reads the tables of a summary: the same sequence of calls
 // serves both.
@@ -28,18 +26,19 @@ type coder struct {
 }
 
 func encodeSummary(s *Summary) []byte {
-	c := &coder{buf: append([]byte(summaryMagic), make([]byte, 8)...)}
+	c := &coder{buf: []byte(summaryMagic)}
 	c.summary(s)
-	binary.LittleEndian.PutUint32(c.buf[len(summaryMagic):], crc32.Checksum(c.buf[16:], castagnoli))
 	return c.buf
 }
 
 func decodeSummary(data []byte) (*Summary, error) {
-	if len(data) < 16 || string(data[:8]) != summaryMagic || binary.LittleEndian.Uint32(data[12:]) != 0 ||
-		binary.LittleEndian.Uint32(data[8:]) != crc32.Checksum(data[16:], castagnoli) {
+	if !bytes.HasPrefix(data, []byte(summaryMagic)) {
 		return nil, errSummary
 	}
-	c := &coder{buf: data, pos: 16, reading: true}
+	if uintptr(unsafe.Pointer(unsafe.SliceData(data)))%tableAlign != 0 {
+		data = bytes.Clone(data)
+	}
+	c := &coder{buf: data, pos: len(summaryMagic), reading: true}
 	s := new(Summary)
 	c.summary(s)
 	if c.bad || c.pos != len(data) {
@@ -62,7 +61,7 @@ func (c *coder) summary(s *Summary) {
 	table(c, &streams)
 	table(c, &entry)
 	if len(streams) != 2 || len(entry) != 1 {
-		c.bad = true
+		c.fail()
 		return
 	}
 	s.Streams, s.Entry = [2]uint64(streams), entry[0]
@@ -101,17 +100,20 @@ func (c *coder) length(n, size int) int {
 		return n
 	}
 	if c.pos+4 > len(c.buf) {
-		c.bad = true
+		c.fail()
 		return 0
 	}
 	n = int(binary.LittleEndian.Uint32(c.buf[c.pos:]))
 	c.pos += 4
-	if n < 0 || n > (len(c.buf)-c.pos)/size {
-		c.bad = true
+	if n > (len(c.buf)-c.pos)/size {
+		c.fail()
 		return 0
 	}
 	return n
 }
+
+// fail ends the reading: nothing is left.
+func (c *coder) fail() { c.bad, c.pos = true, len(c.buf) }
 
 func (c *coder) str(s *string) {
 	n := c.length(len(*s), 1)
@@ -124,22 +126,38 @@ func (c *coder) str(s *string) {
 	c.pos += n
 }
 
-// table codes a slice of structs without pointers as the bytes of its memory.
+// table codes a slice of structs without pointers as the bytes of its memory. What
+// is read shares the file's memory, so that the largest summaries cost no more than
+// reading their file.
 func table[T any](c *coder, items *[]T) {
 	var zero T
 	size := int(unsafe.Sizeof(zero))
 	n := c.length(len(*items), size)
+	c.align()
 	if !c.reading {
 		if n > 0 {
 			c.buf = append(c.buf, unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(*items))), n*size)...)
 		}
 		return
 	}
-	*items = make([]T, n)
-	if n > 0 {
-		copy(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(*items))), n*size), c.buf[c.pos:])
+	if c.pos+n*size > len(c.buf) {
+		c.fail()
+		return
 	}
+	*items = unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(c.buf[c.pos:]))), n)
 	c.pos += n * size
+}
+
+// tableAlign is the strictest alignment of what tables hold. The memory of a whole
+// file has it, too, if it is allocated by itself.
+const tableAlign = 8
+
+func (c *coder) align() {
+	if !c.reading {
+		c.buf = append(c.buf, make([]byte, -len(c.buf)&(tableAlign-1))...)
+		return
+	}
+	c.pos += -c.pos & (tableAlign - 1)
 }
 
 // word codes one value without pointers.
@@ -151,7 +169,7 @@ func word[T any](c *coder, v *T) {
 		return
 	}
 	if c.pos+size > len(c.buf) {
-		c.bad = true
+		c.fail()
 		return
 	}
 	copy(raw, c.buf[c.pos:])

@@ -278,7 +278,7 @@ func TestConverters(t *testing.T) {
 	}
 	data := regexp.MustCompile(`_(to|from)_|_idx$|_tab$|to_ucs4?$|_tab\d+$`)
 	for _, path := range paths {
-		s, err := testCache.summary(path, nil)
+		s, _, err := testCache.summary(path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

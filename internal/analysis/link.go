@@ -32,9 +32,10 @@ type binding struct {
 
 // A program is a set of summaries that are loaded together, in search order.
 type program struct {
-	objects []*linked
-	owner   []*linked // by function
-	defs    map[string][]binding
+	objects  []*linked
+	contents []contentHash // of the objects, with a cache only
+	owner    []*linked     // by function
+	defs     map[string][]binding
 }
 
 // add appends an object to the program.

@@ -96,7 +96,7 @@ type pluginLoad struct {
 
 // loads lists the libraries that an object opens when its code reaches a
 // constant.
-func (p Plugins) loads(o *dso.Object, text string, set *dso.Set) []pluginLoad {
+func (p Plugins) loads(o *dso.Object, text string, set *asker) []pluginLoad {
 	var out []pluginLoad
 	for _, x := range p {
 		if x.String != text {
@@ -116,7 +116,7 @@ func (p Plugins) loads(o *dso.Object, text string, set *dso.Set) []pluginLoad {
 	return out
 }
 
-func expandLoad(load string, set *dso.Set) []string {
+func expandLoad(load string, set *asker) []string {
 	if strings.Contains(load, "{nsswitch}") {
 		var out []string
 		for _, service := range services(set.ReadConfig("/etc/nsswitch.conf")) {

@@ -3,8 +3,6 @@ package analysis
 import (
 	"slices"
 	"sort"
-
-	"bulkhead/internal/dso"
 )
 
 // why says how a function was first reached.
@@ -67,7 +65,7 @@ type reach struct {
 	openEnds   map[place]string
 	plugins    Plugins
 	leaveOut   bool // plug-ins are open ends
-	set        *dso.Set
+	set        *asker
 	closed     bool            // the user has said what else is opened
 	wanted     map[string]bool // libraries that may be opened
 	opening    []opening       // those that are not linked yet

@@ -2,7 +2,9 @@ package filecache
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
@@ -24,8 +26,8 @@ const (
 	blockSize = 4096
 )
 
-// A Cache keeps entries, each a file, in a folder. An entry appears by rename and is complete; whether its content is
-// sound is for the reader to check.
+// A Cache keeps entries, each a file, in a folder. An entry appears by rename, so it is complete, and ends in a checksum,
+// so it is what was put.
 type Cache struct {
 	dir   string
 	Limit int64 // bytes; the least recently used entries go first
@@ -49,7 +51,11 @@ func Open(dir, name string) (*Cache, error) {
 	return &Cache{dir: dir, Limit: DefaultLimit}, nil
 }
 
-// Get returns the content of an entry, nil when there is none that can be read.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+const sumSize = 4
+
+// Get returns the content of an entry, nil when there is none or it is damaged.
 func (c *Cache) Get(key string) []byte {
 	path := filepath.Join(c.dir, key)
 	f, err := os.Open(path)
@@ -58,11 +64,15 @@ func (c *Cache) Get(key string) []byte {
 	}
 	defer f.Close()
 	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() || info.Size() > c.Limit {
+	if err != nil || !info.Mode().IsRegular() || info.Size() < sumSize || info.Size() > c.Limit {
 		return nil
 	}
 	data := make([]byte, info.Size())
 	if _, err := io.ReadFull(f, data); err != nil {
+		return nil
+	}
+	data, sum := data[:len(data)-sumSize], data[len(data)-sumSize:]
+	if crc32.Checksum(data, castagnoli) != binary.LittleEndian.Uint32(sum) {
 		return nil
 	}
 	if now := time.Now(); now.Sub(info.ModTime()) > touchAfter {
@@ -75,6 +85,9 @@ func (c *Cache) Get(key string) []byte {
 func (c *Cache) Put(key string, data []byte) error {
 	err := Replace(filepath.Join(c.dir, key), func(w io.Writer) error {
 		_, err := w.Write(data)
+		if err == nil {
+			_, err = w.Write(binary.LittleEndian.AppendUint32(nil, crc32.Checksum(data, castagnoli)))
+		}
 		return err
 	})
 	if err == nil && c.untrimmed.Add(-onDisk(int64(len(data)))) < 0 {

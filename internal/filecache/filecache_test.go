@@ -90,6 +90,23 @@ func TestCache(t *testing.T) {
 	if got := entries(t, dir); !slices.Equal(got, []string{"a"}) {
 		t.Errorf("entries %v", got)
 	}
+	// Damage is noticed, wherever it is.
+	whole, err := os.ReadFile(filepath.Join(dir, "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(whole); i += 7 {
+		bad := bytes.Clone(whole)
+		bad[i] ^= 0x40
+		for _, damaged := range [][]byte{bad, whole[:i]} {
+			if err := os.WriteFile(filepath.Join(dir, "b"), damaged, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if c.Get("b") != nil {
+				t.Fatalf("damage at byte %d is not noticed", i)
+			}
+		}
+	}
 }
 
 // TestTrim wants the entries used longest ago to go, and abandoned writes.
