@@ -120,11 +120,14 @@ func TestTrim(t *testing.T) {
 	for i, name := range []string{"a", "b", "c", "d", ".left.1"} {
 		path := filepath.Join(dir, name)
 		at := old.Add(time.Duration(i) * time.Minute)
-		if err := errors.Join(os.WriteFile(path, make([]byte, 100), 0o600), os.Chtimes(path, at, at)); err != nil {
+		if err := errors.Join(c.Put(name, make([]byte, 100)), os.Chtimes(path, at, at)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	c.Get("a") // now the one used last
+	if c.Get("a") == nil { // now the one used last
+		t.Error("an entry is not there")
+	}
+	c.untrimmed.Store(0)
 	c.Limit = 3 * blockSize
 	if err := c.Put("e", make([]byte, 100)); err != nil {
 		t.Fatal(err)
