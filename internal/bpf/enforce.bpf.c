@@ -35,6 +35,8 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define MAX_BINDINGS 65536
 #define MAX_IMAGES 1024
 #define RING_BYTES (4 << 20)
+#define TEXTS 2         /* of the first arguments */
+#define TEXT_BYTES 128
 #define SIGKILL 9
 #define EPERM 1
 #define ENOSYS 38
@@ -100,6 +102,12 @@ enum violation_kind {
 	VIOLATION_EXEC, /* a program that the policy does not list */
 };
 
+/* The string that an argument points to, if it is one. */
+struct text {
+	u32 length; /* with the zero; 0: not readable */
+	u8 bytes[TEXT_BYTES];
+};
+
 struct violation {
 	u64 time; /* CLOCK_MONOTONIC, ns */
 	u64 args[6];
@@ -118,6 +126,7 @@ struct violation {
 	u32 missing; /* WALK_NO_ROWS: the object */
 	u32 at;      /* the frame of the compartment */
 	u32 depth;
+	struct text text[TEXTS];
 	struct frame frames[MAX_FRAMES];
 };
 
@@ -285,6 +294,11 @@ static __noinline int report(struct call *c, struct pt_regs *regs, u32 kind, u32
 	w = c->walk;
 	v->time = bpf_ktime_get_ns();
 	read_arguments(v->args, regs, c->abi);
+	for (u32 i = 0; i < TEXTS; i++) {
+		long length = bpf_probe_read_user_str((char *)v->text[i].bytes, TEXT_BYTES, (void *)v->args[i]);
+
+		v->text[i].length = length > 0 ? length : 0;
+	}
 	v->ip = regs->ip;
 	v->kind = kind;
 	v->pid = pid_in_namespace(task->group_leader);

@@ -170,7 +170,12 @@ type enforceViolation struct {
 	Missing     uint32
 	At          uint32
 	Depth       uint32
-	Frames      [1024]struct {
+	Text        [2]struct {
+		_      structs.HostLayout
+		Length uint32
+		Bytes  [128]uint8
+	}
+	Frames [1024]struct {
 		_      structs.HostLayout
 		Object uint32
 		Offset uint32
@@ -200,6 +205,8 @@ type enforceWalk struct {
 		InMemory  uint32
 		Undefined uint32
 	}
+	Dx          uint64
+	Di          uint64
 	Space       uint32
 	Rule        uint16
 	Exact       uint8

@@ -1,10 +1,10 @@
 package bpf
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -239,6 +239,9 @@ func ignoreMissing(err error) error {
 	return err
 }
 
+// pinnedState is the name of the pinned variables.
+const pinnedState = "state"
+
 // Pin keeps the programs attached after this process has ended, under names in an empty folder of a BPF file system.
 func (e *Enforcer) Pin(dir string) error {
 	for _, l := range e.links {
@@ -246,11 +249,45 @@ func (e *Enforcer) Pin(dir string) error {
 			return fmt.Errorf("pin %s: %w", l.name, err)
 		}
 	}
+	if err := e.loaded.Maps[".bss"].Pin(filepath.Join(dir, pinnedState)); err != nil {
+		return fmt.Errorf("pin the variables: %w", err)
+	}
 	return nil
 }
 
-// Unpin undoes Pin.
-func (e *Enforcer) Unpin(dir string) error { return os.RemoveAll(dir) }
+// PinnedLive returns the number of marked threads that have not ended, of an Enforcer that was pinned in a folder.
+func PinnedLive(dir string) (uint64, error) {
+	spec, err := loadEnforce()
+	if err != nil {
+		return 0, fmt.Errorf("read the built-in BPF object: %w", err)
+	}
+	state, err := ebpf.LoadPinnedMap(filepath.Join(dir, pinnedState), &ebpf.LoadPinOptions{ReadOnly: true})
+	if err != nil {
+		return 0, err
+	}
+	defer state.Close()
+	variables, err := state.LookupBytes(uint32(0))
+	if err != nil {
+		return 0, fmt.Errorf("read the pinned variables: %w", err)
+	}
+	at := spec.Variables["live"].Offset
+	if int(at)+8 > len(variables) {
+		return 0, errors.New("the pinned variables are those of another version")
+	}
+	return binary.NativeEndian.Uint64(variables[at:]), nil
+}
+
+// KernelHooks returns a function that tells whether the running kernel has an LSM hook.
+func KernelHooks() (has func(hook string) bool, err error) {
+	types, err := btf.LoadKernelSpec()
+	if err != nil {
+		return nil, fmt.Errorf("read the kernel's types: %w", err)
+	}
+	return func(hook string) bool {
+		var f *btf.Func
+		return types.TypeByName("bpf_lsm_"+hook, &f) == nil
+	}, nil
+}
 
 // Losses returns how many violations found no room in the ring buffer, and how many tasks could not be stopped.
 func (e *Enforcer) Losses() (violations, unstopped uint64) {

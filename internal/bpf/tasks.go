@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -139,15 +140,24 @@ func (p *programs) Live() uint64 {
 	return n
 }
 
+// identifyTries is how often Identify asks: while another thread of this process maps memory the kernel does not answer.
+const identifyTries = 100
+
 // Identify returns the object that the kernel takes the file behind mapped memory of this process for.
 func (p *programs) Identify(mapped []byte) (ObjectID, error) {
 	address := uint64(uintptr(unsafe.Pointer(unsafe.SliceData(mapped))))
 	identify := p.loaded.Programs["identify"]
-	id, err := identify.Run(&ebpf.RunOptions{Context: struct{ Args [1]uint64 }{[1]uint64{address}}})
-	if err != nil {
-		return ObjectUnknown, fmt.Errorf("identify a mapped file: %w", err)
+	for range identifyTries {
+		id, err := identify.Run(&ebpf.RunOptions{Context: struct{ Args [1]uint64 }{[1]uint64{address}}})
+		if err != nil {
+			return ObjectUnknown, fmt.Errorf("identify a mapped file: %w", err)
+		}
+		if id != uint32(ObjectUnknown) {
+			return ObjectID(id), nil
+		}
+		time.Sleep(time.Millisecond)
 	}
-	return ObjectID(id), nil
+	return ObjectUnknown, errors.New("identify a mapped file: there are more files than the kernel part has numbers for")
 }
 
 // LoadObject gives the kernel the rows of an object (nil: none, its stacks are walked by frame pointer) and the flags

@@ -290,6 +290,8 @@ type traceWalk struct {
 		InMemory  uint32
 		Undefined uint32
 	}
+	Dx          uint64
+	Di          uint64
 	Space       uint32
 	Rule        uint16
 	Exact       uint8

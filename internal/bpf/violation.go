@@ -1,7 +1,9 @@
 package bpf
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"unsafe"
 
 	"github.com/cilium/ebpf/ringbuf"
@@ -14,6 +16,26 @@ type Violation struct {
 	Frames           []Frame
 
 	raw ringbuf.Record
+}
+
+// String returns the string that an argument pointed to when the call was made, for the arguments of which the kernel part
+// keeps them: the first two. whole is false where it goes on.
+func (v *Violation) String(address uint64, limit int) (s string, whole bool, err error) {
+	for i := range v.Text {
+		if v.Args[i] != address {
+			continue
+		}
+		text := v.Text[i].Bytes[:min(v.Text[i].Length, uint32(len(v.Text[i].Bytes)))]
+		if len(text) == 0 {
+			break
+		}
+		s, whole = strings.CutSuffix(string(text), "\x00")
+		if len(text) == len(v.Text[i].Bytes) { // cut off by the kernel, which always ends with a zero
+			whole = false
+		}
+		return s[:min(len(s), limit)], whole && len(s) <= limit, nil
+	}
+	return "", false, errors.New("not kept")
 }
 
 // Read waits for the next violation.

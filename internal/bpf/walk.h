@@ -81,9 +81,11 @@ enum rule_flags {
 	STACK_SWITCH = 8,   /* the caller is on another stack */
 };
 
-/* DWARF register numbers that a rule may start from above frame 0. */
+/* DWARF register numbers: those that a rule may start from, and those that hold a return address in frame 0. */
 enum dwarf_reg {
+	REG_DX = 1, /* musl's vfork */
 	REG_BX = 3,
+	REG_DI = 5, /* glibc's vfork */
 	REG_BP = 6,
 	REG_SP = 7,
 };
@@ -178,6 +180,8 @@ struct walk {
 	u64 sp;
 	struct saved_reg bp;
 	struct saved_reg bx;
+	u64 dx; /* of frame 0 */
+	u64 di;
 	u32 space;
 	u16 rule;
 	u8 exact;       /* ip is not a return address */
@@ -483,13 +487,19 @@ static __always_inline int leave_by_frame_pointer(struct walk *w)
 	return w->ip ? WALK_GOING : WALK_OUTERMOST;
 }
 
+/* A function that keeps its return address in a register calls nobody: it is frame 0. */
+static __always_inline u64 address_in_register(struct walk *w, struct rule *rule)
+{
+	if (w->depth != 1)
+		return 0;
+	return rule->ra_offset == REG_DI ? w->di : rule->ra_offset == REG_DX ? w->dx : 0;
+}
+
 static __always_inline int leave_by_rule(struct walk *w, struct rule *rule)
 {
 	u64 cfa = w->sp, bp = 0;
 	int err = WALK_GOING;
 
-	if (rule->flags & RA_IN_REGISTER)
-		return WALK_RULE;
 	if (rule->reg == REG_BP || rule->flags & (BP_AT_BP | BX_AT_BP))
 		err = read_reg(&w->bp, &bp);
 	if (err)
@@ -514,8 +524,13 @@ static __always_inline int leave_by_rule(struct walk *w, struct rule *rule)
 	}
 	if (cfa < w->sp && !(rule->flags & STACK_SWITCH))
 		return WALK_STUCK;
-	if (bpf_probe_read_user(&w->ip, sizeof(w->ip), (void *)(cfa + rule->ra_offset)))
+	if (rule->flags & RA_IN_REGISTER) {
+		w->ip = address_in_register(w, rule);
+		if (!w->ip)
+			return WALK_RULE;
+	} else if (bpf_probe_read_user(&w->ip, sizeof(w->ip), (void *)(cfa + rule->ra_offset))) {
 		return WALK_FAULT;
+	}
 	restore_reg(&w->bp, rule->bp_offset, rule->flags & BP_AT_BP ? bp : cfa);
 	restore_reg(&w->bx, rule->bx_offset, rule->flags & BX_AT_BP ? bp : cfa);
 	w->sp = cfa;
@@ -628,6 +643,8 @@ static __always_inline void walk_start(struct walk *w, struct pt_regs *regs, u32
 	w->sp = regs->sp;
 	w->bp = (struct saved_reg){ .value = regs->bp };
 	w->bx = (struct saved_reg){ .value = regs->bx };
+	w->dx = regs->dx;
+	w->di = regs->di;
 	w->space = space;
 	w->exact = 0; /* ip is behind the instruction, like a return address */
 	w->stop = stop;

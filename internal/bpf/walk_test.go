@@ -217,6 +217,7 @@ func testHostileWalks(t *testing.T, host string) {
 		deref             = with(from(cfi.RegRSP, 0), func(r *cfi.Rule) { r.CFA = cfi.KindDeref })
 		farRA             = with(call, func(r *cfi.Rule) { r.RAOffset = math.MinInt32 + 2 })
 		inRegister        = with(call, func(r *cfi.Rule) { r.Flags, r.RAOffset = cfi.RAInRegister, 5 })
+		inR9              = with(call, func(r *cfi.Rule) { r.Flags, r.RAOffset = cfi.RAInRegister, 9 })
 		strange           = with(call, func(r *cfi.Rule) { r.Reg = 255 })
 		savedAtRBP        = with(call, func(r *cfi.Rule) { r.Flags, r.RBPOffset = cfi.RBPAtRBP, 0 })
 	)
@@ -282,7 +283,9 @@ func testHostileWalks(t *testing.T, host string) {
 		{"file never seen", rules{call}, []uint64{0x800001}, unix.PtraceRegs{}, file(4, recordedExec), noRows, 1},
 		{"address space that is locked", rules{call}, []uint64{0x800001}, unix.PtraceRegs{}, file(3, recordedExec|recordedBusy), busy, 1},
 		{"object not ready", rules{call}, nil, unix.PtraceRegs{}, object(func(o *traceObject) { o.Flags = 0 }), noRows, 0},
-		{"return address in a register", rules{inRegister}, nil, unix.PtraceRegs{Rdi: at(0)}, object(func(*traceObject) {}), noRule, 1},
+		{"return address in a register", rules{inRegister, call}, calls(1, 0), unix.PtraceRegs{Rdi: at(1)}, nil, outermost, 2},
+		{"return address in a register above frame 0", rules{inRegister}, nil, unix.PtraceRegs{Rdi: at(0)}, nil, noRule, 2},
+		{"return address in a register that is not kept", rules{inR9}, nil, unix.PtraceRegs{R9: at(0)}, object(func(*traceObject) {}), noRule, 1},
 		{"CFA in r10", rules{from(10, 8)}, calls(1, 0), unix.PtraceRegs{R10: stackBase}, object(func(*traceObject) {}), noRule, 1},
 		{"blocks behind the last shard", rules{call}, nil, unix.PtraceRegs{}, object(func(o *traceObject) { o.FirstBlock, o.Blocks = math.MaxUint32, math.MaxUint32 }), outermost, 1},
 		{"more blocks than there are", rules{call}, calls(1, 0), unix.PtraceRegs{}, object(func(o *traceObject) { o.Blocks = math.MaxUint32 }), outermost, 2},

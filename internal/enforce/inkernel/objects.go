@@ -1,0 +1,173 @@
+package inkernel
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"bulkhead/internal/attribution"
+	"bulkhead/internal/bpf"
+	"bulkhead/internal/cfi"
+	"bulkhead/internal/dso"
+	"bulkhead/internal/objfile"
+)
+
+// object is a file whose code the target may run, or the vDSO, or memory without a file. Its rows are in the kernel.
+type object struct {
+	id      bpf.ObjectID
+	path    string
+	elf     *objfile.File // nil: not an ELF file, or not readable
+	err     error         // why it has no rows
+	symbols func() *objfile.Symbolizer
+}
+
+// objects knows the files by the kernel's number. Safe for concurrent use.
+type objects struct {
+	enforcer *bpf.Enforcer
+	cache    *cfi.Cache
+
+	mu   sync.Mutex
+	byID map[bpf.ObjectID]func() *object
+}
+
+func newObjects(enforcer *bpf.Enforcer, cache *cfi.Cache) *objects {
+	return &objects{enforcer: enforcer, cache: cache, byID: map[bpf.ObjectID]func() *object{}}
+}
+
+// memory loads what no file backs: anonymous memory, which is walked by frame pointer, and the vDSO.
+func (o *objects) memory() (anonymous, vdso *object, err error) {
+	anonymous = o.once(bpf.ObjectAnonymous, func() *object { return o.load(bpf.ObjectAnonymous, attribution.Anonymous, nil, nil) })
+	vdso = o.once(bpf.ObjectVDSO, func() *object {
+		image, err := readVDSO()
+		if err != nil {
+			return o.load(bpf.ObjectVDSO, attribution.VDSO, nil, err)
+		}
+		elf, err := objfile.NewFile(bytes.NewReader(image), int64(len(image)), attribution.VDSO)
+		return o.load(bpf.ObjectVDSO, attribution.VDSO, elf, err)
+	})
+	return anonymous, vdso, errors.Join(anonymous.err, vdso.err)
+}
+
+// readVDSO copies the vDSO of this process: the kernel maps the same one everywhere.
+func readVDSO() ([]byte, error) {
+	mappings, err := dso.Mappings(os.Getpid())
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range mappings {
+		if m.File.Path == attribution.VDSO {
+			return bytes.Clone(unsafe.Slice((*byte)(*(*unsafe.Pointer)(unsafe.Pointer(&m.Start))), m.End-m.Start)), nil
+		}
+	}
+	return nil, errors.New("no vDSO is mapped")
+}
+
+// once returns the object with a number, which make makes for the first who asks.
+func (o *objects) once(id bpf.ObjectID, make func() *object) *object {
+	o.mu.Lock()
+	load, known := o.byID[id]
+	if !known {
+		load = sync.OnceValue(make)
+		o.byID[id] = load
+	}
+	o.mu.Unlock()
+	return load()
+}
+
+// get returns a loaded object, nil if there is none with the number.
+func (o *objects) get(id bpf.ObjectID) *object {
+	o.mu.Lock()
+	load := o.byID[id]
+	o.mu.Unlock()
+	if load == nil {
+		return nil
+	}
+	return load()
+}
+
+// open loads the rows of an open file, which belongs to it from now on, unless that has been done.
+func (o *objects) open(file *os.File, path string) (*object, error) {
+	id, err := o.identify(file)
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	mine := false
+	obj := o.once(id, func() *object {
+		mine = true
+		elf, err := newFile(file, path)
+		return o.load(id, path, elf, err)
+	})
+	if !mine {
+		file.Close()
+	}
+	return obj, nil
+}
+
+func newFile(file *os.File, path string) (*objfile.File, error) {
+	size, err := file.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, err
+	}
+	return objfile.NewFile(file, size, path)
+}
+
+// identify maps the file for a moment, so that the kernel names it as it will when the target maps it.
+func (o *objects) identify(file *os.File) (bpf.ObjectID, error) {
+	page, err := unix.Mmap(int(file.Fd()), 0, os.Getpagesize(), unix.PROT_READ, unix.MAP_PRIVATE)
+	if err != nil {
+		return bpf.ObjectUnknown, os.NewSyscallError("mmap", err)
+	}
+	defer unix.Munmap(page)
+	return o.enforcer.Identify(page)
+}
+
+// load gives the rows of a file to the kernel. What has none is walked by frame pointer.
+func (o *objects) load(id bpf.ObjectID, path string, elf *objfile.File, err error) *object {
+	obj := &object{id: id, path: path, elf: elf, err: err}
+	var table *cfi.Table
+	if elf != nil {
+		table, obj.err = o.cache.Load(elf)
+	}
+	obj.symbols = sync.OnceValue(func() *objfile.Symbolizer {
+		if elf == nil {
+			return nil
+		}
+		symbols, _ := elf.Symbolizer() // what could be read of them
+		return symbols
+	})
+	regions := []bpf.RegionFlags{0}
+	if err := o.enforcer.LoadObject(id, table, regions); err != nil {
+		obj.err = errors.Join(obj.err, err)
+	}
+	return obj
+}
+
+func (obj *object) buildID() string {
+	if obj.elf == nil {
+		return ""
+	}
+	return obj.elf.BuildID
+}
+
+// symbolize names the code at a file offset: the function and the offset in it, or no name and the file offset.
+func (obj *object) symbolize(fileOffset uint64) (function string, offset uint64) {
+	symbols := obj.symbols()
+	if symbols == nil {
+		return "", fileOffset
+	}
+	vaddr, ok := obj.elf.OffsetToVaddr(fileOffset)
+	if !ok {
+		return "", fileOffset
+	}
+	if name, at, ok := symbols.Lookup(vaddr); ok {
+		return name, at
+	}
+	return "", fileOffset
+}

@@ -1,0 +1,94 @@
+package inkernel
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"bulkhead/internal/bpf"
+	"bulkhead/internal/policy"
+	"bulkhead/internal/syscalls"
+)
+
+// ruleset is a policy in the kernel: its filters, and which code belongs to which of its compartments. Safe for
+// concurrent use.
+type ruleset struct {
+	policy  *policy.Policy
+	kernel  *bpf.Policy
+	filters *filters
+
+	mu    sync.Mutex
+	bound map[bpf.ObjectID]bool
+	named map[bpf.ObjectID]bool
+}
+
+func newRuleset(enforcer *bpf.Enforcer, p *policy.Policy, answer policy.OnViolation, covered func(syscalls.ABI, int) bool) (*ruleset, error) {
+	f := newFilters(p, answer, covered)
+	kernel, err := enforcer.NewPolicy(f.rows)
+	if err != nil {
+		return nil, err
+	}
+	return &ruleset{
+		policy: p, kernel: kernel, filters: f,
+		bound: map[bpf.ObjectID]bool{}, named: map[bpf.ObjectID]bool{},
+	}, nil
+}
+
+// bind tells the kernel the compartment that an object has under each image. Until then its code is unknown.
+func (r *ruleset) bind(obj *object) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.bound[obj.id] {
+		return nil
+	}
+	var errs []error
+	for _, i := range r.filters.images {
+		row := i.compartmentRow(i.rules.Compartment(obj.path))
+		errs = append(errs, r.kernel.Bind(i.row, obj.id, 0, row, i.rules.Conduits().Match(obj.path)))
+	}
+	err := errors.Join(errs...)
+	r.bound[obj.id] = err == nil
+	return err
+}
+
+// name tells the kernel which image governs a program. It returns false for one that the policy does not list.
+func (r *ruleset) name(program *object) (bool, error) {
+	image, listed := r.imageOf(program.path)
+	if !listed {
+		return false, nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.named[program.id] {
+		return true, nil
+	}
+	if err := r.kernel.Name(program.id, image.row); err != nil {
+		return true, fmt.Errorf("%s: %w", program.path, err)
+	}
+	r.named[program.id] = true
+	return true, nil
+}
+
+// imageOf returns the image that governs the program at a path.
+func (r *ruleset) imageOf(path string) (*image, bool) {
+	rules, listed := r.policy.Rules(path)
+	if !listed {
+		return nil, false
+	}
+	for _, i := range r.filters.images {
+		if i.rules.Program == rules.Program {
+			return i, true
+		}
+	}
+	return nil, false
+}
+
+// image returns the image with a row.
+func (r *ruleset) image(row uint32) *image {
+	for _, i := range r.filters.images {
+		if i.row == row {
+			return i
+		}
+	}
+	return nil
+}
