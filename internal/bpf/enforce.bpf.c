@@ -394,14 +394,15 @@ static __always_inline void stop(struct call *c, struct pt_regs *regs, u32 answe
 		walk_on(c->walk); /* the rest of the stack is for the report */
 	}
 	report(c, regs, VIOLATION_CALL, answer);
-	if (answer == ANSWER_KILL) {
+	if (answer == ANSWER_AUDIT)
+		return;
+	if (answer == ANSWER_KILL)
 		kill();
-	} else if (answer == ANSWER_DENY) {
-		bool young = c->nr >= (c->abi == ABI_I386 ? 386 : 334);
+	/* A signal is not taken before the call returns: what hooks can deny is denied as well. */
+	bool young = c->nr >= (c->abi == ABI_I386 ? 386 : 334);
 
-		t->denied = young ? ENOSYS : EPERM;
-		t->generation = 0; /* the next call must pass here to clear it */
-	}
+	t->denied = young ? ENOSYS : EPERM;
+	t->generation = 0; /* the next call must pass here to clear it */
 }
 
 /* Find the image of the task's program under the policy, and copy what it allows to all. */

@@ -2,12 +2,12 @@ package enforce
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"syscall"
 
 	"bulkhead/internal/enforce/backend"
+	"bulkhead/internal/enforce/inkernel"
 	"bulkhead/internal/enforce/supervisor"
 	"bulkhead/internal/kernel"
 	"bulkhead/internal/ptrace"
@@ -95,17 +95,31 @@ func (c *choice) String() string {
 }
 
 func choose(opts Options) (*choice, error) {
+	answer := opts.OnViolation()
+	if opts.Backend == Supervisor {
+		return chooseSupervisor("as asked")
+	}
+	promise, err := inkernel.Promises(answer)
 	c := &choice{
-		name: Supervisor, guarantee: supervisor.Guarantee, why: "as asked", command: supervisor.Command,
+		name: Kernel, guarantee: promise.Guarantee, why: "as asked", command: inkernel.Command, process: inkernel.Process,
 	}
-	switch opts.Backend {
-	case Kernel:
-		return nil, errors.New("the kernel backend is not part of this build: use --backend supervisor")
-	case Auto:
-		c.why = "the kernel backend is not part of this build"
+	switch {
+	case opts.Backend == Kernel:
+		return c, err
+	case err != nil:
+		return chooseSupervisor("the kernel has no BPF LSM")
+	case !promise.Prevents:
+		return chooseSupervisor("without BPF LSM the kernel backend would kill after some calls have taken effect")
+	case kernel.Have(kernel.TraceSyscalls) != nil:
+		return chooseSupervisor("this user may not load BPF programs")
 	}
+	c.why = "the kernel can do it"
+	return c, nil
+}
+
+func chooseSupervisor(why string) (*choice, error) {
 	if err := kernel.Require(kernel.Supervisor); err != nil {
 		return nil, fmt.Errorf("%w (bulkhead doctor tells all)", err)
 	}
-	return c, nil
+	return &choice{name: Supervisor, guarantee: supervisor.Guarantee, why: why, command: supervisor.Command}, nil
 }

@@ -16,6 +16,7 @@ type Action uint32
 // The actions, in the kernel's order of precedence where several filters speak.
 const (
 	KillProcess Action = 0x80000000 // SECCOMP_RET_KILL_PROCESS, Linux 4.14
+	Notify      Action = 0x7fc00000 // SECCOMP_RET_USER_NOTIF, Linux 5.0: the call waits for the filter's listener
 	Allow       Action = 0x7fff0000 // SECCOMP_RET_ALLOW
 )
 
@@ -33,6 +34,8 @@ func (a Action) String() string {
 	switch a &^ dataMask {
 	case KillProcess:
 		return "kill"
+	case Notify:
+		return "notify"
 	case Allow:
 		return "allow"
 	case Trace(0):

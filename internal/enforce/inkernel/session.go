@@ -82,10 +82,11 @@ func Command(ctx context.Context, path string, argv []string, started func(pid i
 
 func newSession(opts backend.Options) (*session, error) {
 	s := &session{opts: opts, answer: opts.OnViolation(), paths: map[string]bpf.ObjectID{}}
-	hooks, err := s.chooseHooks()
+	hooks, covered, err := chooseHooks(opts.Policy, s.answer)
 	if err != nil {
 		return nil, err
 	}
+	s.covered = covered
 	sweep()
 	if s.enforcer, err = bpf.NewEnforcer(hooks); err != nil {
 		return nil, explain(err)
@@ -130,32 +131,6 @@ func explain(err error) error {
 		return fmt.Errorf("%w (bulkhead doctor tells all)", missing)
 	}
 	return err
-}
-
-// chooseHooks returns the LSM hooks that deny what the policy does not allow to everyone.
-func (s *session) chooseHooks() ([]string, error) {
-	none := func(syscalls.ABI, int) bool { return false }
-	if s.covered = none; s.answer != policy.Deny {
-		return nil, nil
-	}
-	if err := kernel.Require(kernel.KernelDeny); err != nil {
-		return nil, fmt.Errorf(`on-violation = "deny" needs BPF LSM in this backend: use --backend supervisor, on-violation = "kill" or --audit: %w`, err)
-	}
-	has, err := bpf.KernelHooks()
-	if err != nil {
-		return nil, err
-	}
-	f := newFilters(s.opts.Policy, s.answer, none)
-	hooks, covered := need(has, func(abi syscalls.ABI, nr int) bool {
-		for _, i := range f.images {
-			if i.rules.Class(abi, nr) != policy.AllowedToAll {
-				return true
-			}
-		}
-		return false
-	})
-	s.covered = covered
-	return hooks, nil
 }
 
 // enter loads all code of a stopped process, and what its loader is about to map. It returns its program.
@@ -425,4 +400,24 @@ func programPath(pid int) string {
 		return attribution.Unknown
 	}
 	return path
+}
+
+// Process puts a running process with all its threads under a policy, until it and its descendants have ended or ctx is
+// done: then they run on without one.
+func Process(ctx context.Context, pid int, opts backend.Options) error {
+	s, err := newSession(opts)
+	if err != nil {
+		return err
+	}
+	program, err := s.enter(pid)
+	if err == nil {
+		err = s.govern(pid, program)
+	}
+	if err != nil {
+		return errors.Join(err, s.close())
+	}
+	s.prepareImages()
+	s.opts.Log("process %d is under the policy; Ctrl-C ends that, not the process", pid)
+	s.drained(ctx, forever)
+	return s.end()
 }
