@@ -25,8 +25,7 @@ func Format(name string, data []byte) ([]byte, error) {
 	}
 	f := formatter{source: bytes.Split(data, []byte("\n"))}
 	f.policy = new(Policy)
-	f.KeepComments = true
-	f.Reset(data)
+	f.read(data)
 	for f.NextExpression() {
 		f.expression(f.Expression())
 	}

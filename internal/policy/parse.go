@@ -34,7 +34,6 @@ const maxErrors = 10
 // error joins one [Error] for each mistake, in the order of the file.
 func Parse(name string, data []byte) (*Policy, error) {
 	p := &parser{policy: &Policy{File: name, Check: Origin, OnViolation: Deny, OnExec: DenyExec}}
-	p.KeepComments = true
 	if err := p.syntax(data); err != nil {
 		return nil, err
 	}
@@ -54,6 +53,7 @@ type parser struct {
 	policy  *Policy
 	section string
 	schema  bool
+	lines   []int // offsets at which lines begin
 	errors  []*Error
 }
 
@@ -127,7 +127,7 @@ func (p *parser) syntax(data []byte) error {
 }
 
 func (p *parser) expressions(data []byte) {
-	p.Reset(data)
+	p.read(data)
 	known := true                         // whether the table is
 	head, comments := true, []string(nil) // of the file
 	for p.NextExpression() {
@@ -165,12 +165,26 @@ func (p *parser) keyOf(e *unstable.Node) (string, position) {
 	return strings.Join(parts, "."), at
 }
 
+// position returns where a node is. Columns count bytes.
 func (p *parser) position(n *unstable.Node) position {
 	if n.Raw.Length == 0 {
 		return position{}
 	}
-	start := p.Shape(n.Raw).Start
-	return position{start.Line, start.Column}
+	offset := int(n.Raw.Offset)
+	line, _ := slices.BinarySearch(p.lines, offset+1)
+	return position{line, offset - p.lines[line-1] + 1}
+}
+
+// read starts to parse.
+func (p *parser) read(data []byte) {
+	p.KeepComments = true
+	p.Reset(data)
+	p.lines = []int{0}
+	for i, c := range data {
+		if c == '\n' {
+			p.lines = append(p.lines, i+1)
+		}
+	}
 }
 
 // enter opens a table.
@@ -188,6 +202,10 @@ func (p *parser) enter(e *unstable.Node) bool {
 			p.fail(at, "write [[%s]] with double brackets: there can be several", name)
 			return false
 		}
+		if name == "program.compartment" && len(p.policy.Programs) == 0 {
+			p.fail(at, "a compartment comes after the [[program]] that it belongs to")
+			return false
+		}
 		if name == "program" {
 			p.policy.Programs = append(p.policy.Programs, Program{Note: uncomment(noteOf(e)), Line: at.line})
 		} else {
@@ -200,8 +218,7 @@ func (p *parser) enter(e *unstable.Node) bool {
 	return false
 }
 
-// program and compartment return the one that is being read. The library has
-// checked that [[program.compartment]] comes after a [[program]].
+// program and compartment return the one that is being read.
 func (p *parser) program() *Program { return &p.policy.Programs[len(p.policy.Programs)-1] }
 func (p *parser) compartment() *Compartment {
 	cs := p.program().Compartments

@@ -205,6 +205,7 @@ func TestErrors(t *testing.T) {
 		{head + "check = \"chain\"\ncheck = \"chain\"", "t:3:1: "},
 		{head + "check = ", "t:2:"},
 		{head + "[program]\npath = \"/p\"", "t:2:2: write [[program]] with double brackets"},
+		{head + "[[program.compartment]]\nname = \"c\"\nallow = []", "t:2:3: a compartment comes after the [[program]]"},
 		{head + "[[programs]]\npath = \"/p\"", "t:2:3: unknown table \"programs\": did you mean \"program\"?"},
 		{head + "program = [{path = \"/p\"}]", "t:2:1: write program as a table of its own"},
 		{head + "baseline.allow = []", "t:2:1: write baseline as a table of its own"},

@@ -93,15 +93,26 @@ func (p *parser) checkProgram(program *Program, paths map[string]int) {
 }
 
 func (p *parser) setDefaultMatch(program *Program, c *Compartment, at position) {
-	switch {
-	case c.Match != nil || c.Name == attribution.Unknown:
-	case c.Symbols != nil || c.Modules != nil:
-		c.Match = []string{program.Path}
-	default:
-		c.Match = []string{c.Name}
-		if err := checkPattern(c.Name); err != nil {
+	if c.Match != nil {
+		return
+	}
+	c.Match = c.defaultMatch(program)
+	for _, m := range c.Match {
+		if err := checkPattern(m); err != nil && !c.part() {
 			p.fail(at, "compartment %q has no match, and its name is no pattern: %v", c.Name, err)
 		}
+	}
+}
+
+// defaultMatch returns the patterns of a compartment whose match is not given.
+func (c *Compartment) defaultMatch(program *Program) []string {
+	switch {
+	case c.Name == attribution.Unknown:
+		return nil
+	case c.part():
+		return []string{program.Path}
+	default:
+		return []string{c.Name}
 	}
 }
 

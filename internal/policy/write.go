@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"bulkhead/internal/syscalls"
@@ -29,7 +30,7 @@ func (p *Policy) Text() ([]byte, error) {
 		}
 		for _, c := range program.Compartments {
 			fmt.Fprintf(&b, "[[program.compartment]]%s\nname = %s\n", behind(c.Note), quote(c.Name))
-			if !(len(c.Match) == 1 && c.Match[0] == c.Name) {
+			if !slices.Equal(c.Match, c.defaultMatch(&program)) {
 				writePatterns(&b, "match", c.Match)
 			}
 			writePatterns(&b, "symbols", c.Symbols)
