@@ -161,36 +161,79 @@ func draftOf(drafts map[string]*draft, p *attribution.Program, o *Options) (*dra
 
 // add adds the evidence of one image.
 func (d *draft) add(p *attribution.Program) {
-	rooms := make(map[string]*room) // by the document's compartment
-	for _, o := range p.Objects {
-		if r := d.roomOf(o); r != nil {
-			rooms[o.Compartment] = r
-		}
-		if o.Conduit && !(attribution.Conduits{}).Match(o.Path) {
-			d.conduits[escape(attribution.ObjectName(o.Path))] = struct{}{}
-		}
-	}
-	room := func(name string) *room {
-		if rooms[name] == nil {
-			rooms[name] = d.partOf(name)
-		}
-		return rooms[name]
-	}
+	rooms := d.open(p)
 	counts := make(map[string]map[string]bool) // compartment and label of a call whose evidence counts
 	for i := range p.Compartments {
 		c := &p.Compartments[i]
 		counts[c.Name] = make(map[string]bool)
 		for j := range c.Syscalls {
 			s := &c.Syscalls[j]
-			if r := d.reasons(s); r != nil {
-				counts[c.Name][s.Label(p.Arch)] = true
-				room(c.Name).because(d.label(s), r)
+			why := d.reasons(s)
+			if why == nil {
+				continue
+			}
+			counts[c.Name][s.Label(p.Arch)] = true
+			for _, r := range rooms.of(c.Name, s) {
+				r.because(d.label(s), why)
 			}
 		}
 	}
 	if d.options.Check == Chain {
-		d.addChains(p, counts, room)
+		d.addChains(p, counts, rooms)
 	}
+}
+
+// plan has the rooms for the compartments of one image in a document.
+type plan struct {
+	draft   *draft
+	named   map[string][]*room // by the document's compartment
+	objects map[string]*room   // by the object's name; nil for [unknown]
+	program *attribution.Program
+}
+
+func (d *draft) open(p *attribution.Program) *plan {
+	l := &plan{d, make(map[string][]*room), make(map[string]*room), p}
+	for i := range p.Objects {
+		o := &p.Objects[i]
+		if o.Conduit && !(attribution.Conduits{}).Match(o.Path) {
+			d.conduits[escape(attribution.ObjectName(o.Path))] = struct{}{}
+		}
+		for _, part := range o.Parts {
+			l.add(part.Name, d.roomOfPart(o, part.Name))
+			if part.Conduit && part.Name != attribution.GoStd && part.Name != attribution.GoRuntime {
+				d.conduits[escape(part.Name)] = struct{}{}
+			}
+		}
+		l.objects[o.Name] = d.roomOf(o)
+		l.add(o.Compartment, l.objects[o.Name])
+	}
+	return l
+}
+
+func (l *plan) add(name string, r *room) {
+	if r != nil && !slices.Contains(l.named[name], r) {
+		l.named[name] = append(l.named[name], r)
+	}
+}
+
+// of returns the rooms of a compartment that makes a call. Where there are
+// several, because the document's policy groups objects otherwise, the example
+// tells which of them it is.
+func (l *plan) of(name string, s *attribution.Syscall) []*room {
+	rooms := l.named[name]
+	switch {
+	case name == attribution.Unknown:
+		return []*room{l.draft.room(name)}
+	case len(rooms) == 0:
+		l.named[name] = []*room{l.draft.roomWithoutObject(name)}
+	case len(rooms) > 1:
+		for _, f := range s.Example {
+			if r := l.objects[f.Object]; slices.Contains(rooms, r) {
+				return []*room{r}
+			}
+		}
+	}
+	return l.named[name]
 }
 
 // hasEvidence reports whether a call is allowed.
@@ -238,22 +281,22 @@ func (d *draft) label(s *attribution.Syscall) string {
 }
 
 // addChains allows calls to the compartments that called their origins.
-func (d *draft) addChains(p *attribution.Program, counts map[string]map[string]bool, room func(string) *room) {
-	labels := make(map[string]string)
-	for i := range p.Compartments {
-		for j := range p.Compartments[i].Syscalls {
-			s := &p.Compartments[i].Syscalls[j]
-			labels[s.Label(p.Arch)] = d.label(s)
-		}
-	}
+func (d *draft) addChains(p *attribution.Program, counts map[string]map[string]bool, rooms *plan) {
 	for _, ch := range p.Chains {
-		origin := ch.Compartments[0]
-		for _, call := range ch.Syscalls {
-			if !counts[origin][call] {
+		origin := p.Compartment(ch.Compartments[0])
+		if origin == nil {
+			continue
+		}
+		for i := range origin.Syscalls {
+			s := &origin.Syscalls[i]
+			if l := s.Label(p.Arch); !counts[origin.Name][l] || !slices.Contains(ch.Syscalls, l) {
 				continue
 			}
+			why := &reasons{through: map[string]struct{}{rooms.of(origin.Name, s)[0].name: {}}}
 			for _, name := range ch.Compartments[1:] {
-				room(name).because(labels[call], &reasons{through: map[string]struct{}{room(origin).name: {}}})
+				for _, r := range rooms.of(name, s) {
+					r.because(d.label(s), why)
+				}
 			}
 		}
 	}
@@ -302,7 +345,7 @@ var versioned = regexp.MustCompile(`^(.+\.so\.[0-9]+)\.[0-9.]+$`)
 // roomOf returns the room of an object's code, or nil for [unknown]. A library
 // file with a full version stands for all of its ABI, so that an update of it
 // is the same compartment.
-func (d *draft) roomOf(o attribution.Object) *room {
+func (d *draft) roomOf(o *attribution.Object) *room {
 	object := newObject(o.Path)
 	if r := d.inGroup(object.matches); r != nil {
 		for _, p := range d.options.Groups[r.group].Patterns {
@@ -329,24 +372,35 @@ func (d *draft) roomOf(o attribution.Object) *room {
 	return r
 }
 
-// partOf returns the room of a compartment that has no objects of its own.
-func (d *draft) partOf(name string) *room {
-	if strings.HasPrefix(name, "[") {
-		r := d.room(name)
-		if name != attribution.Unknown {
-			r.match[name] = struct{}{}
-		}
-		return r
-	}
-	r := d.inGroup(func(pattern string) bool { return moduleMatches(pattern, name) })
-	if r != nil {
+// roomOfPart returns the room of a module in an object.
+func (d *draft) roomOfPart(o *attribution.Object, module string) *room {
+	r := d.inGroup(func(pattern string) bool { return moduleMatches(pattern, module) })
+	if r == nil {
+		r = d.room(module)
+		r.modules[escape(module)] = struct{}{}
+	} else {
 		for _, p := range d.options.Groups[r.group].Patterns {
 			r.modules[p] = struct{}{}
 		}
-		return r
 	}
-	r = d.room(name)
-	r.modules[escape(name)] = struct{}{}
+	if o == nil || o.Path == d.path {
+		r.match[d.path] = struct{}{}
+	} else {
+		r.match[escape(attribution.ObjectName(o.Path))] = struct{}{}
+	}
+	return r
+}
+
+// roomWithoutObject is for compartments that the document's objects do not
+// name: memory without a file, or modules of the program.
+func (d *draft) roomWithoutObject(name string) *room {
+	if !strings.HasPrefix(name, "[") {
+		return d.roomOfPart(nil, name)
+	}
+	r := d.room(name)
+	if name != attribution.Unknown {
+		r.match[name] = struct{}{}
+	}
 	return r
 }
 
@@ -452,11 +506,11 @@ func (d *draft) compartment(r *room, baseline List) Compartment {
 	switch {
 	case r.name == attribution.Unknown:
 		c.Note = "code that no compartment above has"
-	case len(r.modules) > 0:
-		c.Modules = slices.Sorted(maps.Keys(r.modules))
-		c.Match = []string{d.path}
 	default:
 		c.Match = slices.Sorted(maps.Keys(r.match))
+		if len(r.modules) > 0 {
+			c.Modules = slices.Sorted(maps.Keys(r.modules))
+		}
 	}
 	if r.started() {
 		c.Note = "its own calls only, at the program's start: others are charged to its callers"

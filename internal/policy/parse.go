@@ -10,6 +10,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
 
+	"bulkhead/internal/attribution"
 	"bulkhead/internal/syscalls"
 )
 
@@ -76,7 +77,7 @@ var tables = map[string][]key{
 		{"on-exec", func(p *parser, v *unstable.Node, at position) {
 			oneOf(p, v, at, &p.policy.OnExec, DenyExec, InheritExec)
 		}},
-		{"conduits", func(p *parser, v *unstable.Node, at position) { p.policy.Conduits = p.patterns(v, at, false) }},
+		{"conduits", (*parser).conduits},
 	},
 	"baseline": {
 		{"allow", func(p *parser, v *unstable.Node, at position) { p.policy.Baseline = p.list(v, at) }},
@@ -87,9 +88,9 @@ var tables = map[string][]key{
 	},
 	"program.compartment": {
 		{"name", (*parser).readName},
-		{"match", func(p *parser, v *unstable.Node, at position) { p.compartment().Match = p.patterns(v, at, true) }},
-		{"symbols", func(p *parser, v *unstable.Node, at position) { p.compartment().Symbols = p.patterns(v, at, true) }},
-		{"modules", func(p *parser, v *unstable.Node, at position) { p.compartment().Modules = p.patterns(v, at, true) }},
+		{"match", func(p *parser, v *unstable.Node, at position) { p.compartment().Match = p.patterns(v, at) }},
+		{"symbols", func(p *parser, v *unstable.Node, at position) { p.compartment().Symbols = p.patterns(v, at) }},
+		{"modules", func(p *parser, v *unstable.Node, at position) { p.compartment().Modules = p.patterns(v, at) }},
 		{"allow", func(p *parser, v *unstable.Node, at position) { p.compartment().Allow = p.list(v, at) }},
 	},
 }
@@ -403,18 +404,25 @@ func (p *parser) elements(v *unstable.Node, at position) (out []element) {
 	return out
 }
 
-// patterns reads a list of patterns; slashes says whether they may be paths.
-func (p *parser) patterns(v *unstable.Node, at position, slashes bool) []string {
+func (p *parser) patterns(v *unstable.Node, at position) []string {
 	out := []string{}
 	p.strings(v, at, func(s string, at position) {
 		if err := checkPattern(s); err != nil {
 			p.fail(at, "%v", err)
-		} else if !slashes && strings.Contains(s, "/") {
-			p.fail(at, "pattern %q: write the file's name without a folder", s)
 		}
 		out = append(out, s)
 	})
 	return out
+}
+
+func (p *parser) conduits(v *unstable.Node, at position) {
+	p.policy.Conduits = []string{}
+	p.strings(v, at, func(s string, at position) {
+		if _, err := attribution.NewConduits(s); err != nil {
+			p.fail(at, "%v", err)
+		}
+		p.policy.Conduits = append(p.policy.Conduits, s)
+	})
 }
 
 func (p *parser) list(v *unstable.Node, at position) List {

@@ -49,7 +49,8 @@ type Policy struct {
 	Check       Check
 	OnViolation OnViolation
 	OnExec      OnExec
-	// Conduits are patterns of file names that add to the default conduits.
+	// Conduits are patterns of file names and Go modules that add to the default
+	// conduits.
 	Conduits []string
 	// Baseline is allowed to every compartment of every program.
 	Baseline List

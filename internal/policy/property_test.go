@@ -122,7 +122,8 @@ func drawDocument(t *rapid.T, label string) *attribution.Document {
 			}
 			objects = append(objects, p.Object(file, "", "", attribution.Conduits{}.Match(file)))
 		}
-		module := p.Compartment("example.com/x")
+		module := p.Compartment("example.com/x") // of no object: an older document
+		p.Part(objects[0], attribution.Part{Name: "example.com/y"})
 		for range rapid.IntRange(0, 12).Draw(t, "calls") {
 			drawCall(t, p, objects, module)
 		}

@@ -230,17 +230,21 @@ func (c *checker) partOf(path string, f attribution.Frame, whole ID) ID {
 
 // module finds a compartment that is a part of an object in the document.
 func (c *checker) module(name string) code {
+	object := c.program.Path
 	for _, o := range c.program.Objects {
-		for _, part := range c.rules.Parts(o.Path) {
-			if part.Module(name) {
-				return code{part.ID, o.Path}
-			}
+		if slices.ContainsFunc(o.Parts, func(p attribution.Part) bool { return p.Name == name }) {
+			object = o.Path
+		}
+	}
+	for _, part := range c.rules.Parts(object) {
+		if part.Module(name) {
+			return code{part.ID, object}
 		}
 	}
 	for id := range c.rules.Len() {
 		if c.rules.Name(ID(id)) == name {
-			return code{ID(id), c.program.Path}
+			return code{ID(id), object}
 		}
 	}
-	return code{c.rules.Compartment(c.program.Path), c.program.Path}
+	return code{c.rules.Compartment(object), object}
 }
