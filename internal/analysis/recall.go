@@ -173,7 +173,7 @@ func recall(path string, opts *Options) *attribution.Document {
 		return nil
 	}
 	d := new(attribution.Document)
-	if json.Unmarshal(c.files.Get(a.endKey(start, contents)+documentSuffix), d) != nil {
+	if d.UnmarshalBinary(c.files.Get(a.endKey(start, contents)+documentSuffix)) != nil {
 		return nil
 	}
 	return d
@@ -189,7 +189,7 @@ func (r *Result) remember(d *attribution.Document, opts *Options) {
 	if err != nil {
 		return
 	}
-	data, err := json.Marshal(d)
+	data, err := d.MarshalBinary()
 	if err != nil {
 		return
 	}

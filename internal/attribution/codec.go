@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"strings"
 
 	"bulkhead/internal/filecache"
@@ -109,14 +110,13 @@ func (d *Document) Write(w io.Writer) error {
 	if err := d.Validate(); err != nil {
 		return fmt.Errorf("write attribution document: %w", err)
 	}
-	buf := bufio.NewWriter(w)
-	enc := json.NewEncoder(buf)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	if err := enc.Encode(d); err != nil {
-		return fmt.Errorf("write attribution document: %w", err)
+	e := &encoder{w: bufio.NewWriterSize(w, 64<<10)}
+	err := e.value(reflect.ValueOf(d).Elem())
+	if err == nil {
+		e.w.WriteByte('\n')
+		err = e.w.Flush()
 	}
-	if err := buf.Flush(); err != nil {
+	if err != nil {
 		return fmt.Errorf("write attribution document: %w", err)
 	}
 	return nil

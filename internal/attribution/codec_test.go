@@ -2,10 +2,14 @@ package attribution
 
 import (
 	"bytes"
+	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestReadErrors(t *testing.T) {
@@ -80,6 +84,77 @@ func FuzzRead(f *testing.F) {
 		}
 		if err := Merge(d).Write(&twice); err != nil {
 			t.Fatalf("the merge of a valid document is not valid: %v", err)
+		}
+		checkEncodings(t, d)
+	})
+}
+
+// checkEncodings compares the encoders with encoding/json.
+func checkEncodings(t *testing.T, d *Document) {
+	t.Helper()
+	var got, want bytes.Buffer
+	if err := d.Write(&got); err != nil {
+		t.Fatal(err)
+	}
+	enc := json.NewEncoder(&want)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(d); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want.String(), got.String()); diff != "" {
+		t.Errorf("encoding/json writes another document:\n%s", diff)
+	}
+	data, err := d.MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := new(Document)
+	if err := again.UnmarshalBinary(data); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(d, again); diff != "" {
+		t.Errorf("another document after the binary form:\n%s", diff)
+	}
+}
+
+func TestEncodings(t *testing.T) {
+	d := buildExample()
+	checkEncodings(t, d)
+	for _, name := range []string{"a\"b\\c", "ö <&> \u2028 \x01\n", "\xff", "\x7f"} {
+		for i := range d.Programs[0].Compartments[0].Syscalls {
+			s := &d.Programs[0].Compartments[0].Syscalls[i]
+			s.Via = []string{name}
+			for j := range s.Example {
+				s.Example[j].Function = name
+			}
+		}
+		checkEncodings(t, d)
+	}
+	data, err := d.MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range data {
+		if new(Document).UnmarshalBinary(data[:n]) == nil {
+			t.Fatalf("%d bytes of %d are a document", n, len(data))
+		}
+	}
+}
+
+func FuzzUnmarshalBinary(f *testing.F) {
+	data, err := buildExample().MarshalBinary()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		d := new(Document)
+		if d.UnmarshalBinary(data) != nil {
+			return
+		}
+		if err := d.Write(io.Discard); err != nil {
+			t.Fatal(err)
 		}
 	})
 }
