@@ -4,8 +4,8 @@ set -eu
 cd "$(dirname "$0")/.."
 
 packages="
-	busybox-static ca-certificates clang-19 cpio curl g++ gcc gdb git libbpf-dev libc6-dev linux-libc-dev llvm-19
-	musl-tools nginx-light python3 qemu-system-x86 redis-server redis-tools sqlite3 strace util-linux wrk xz-utils"
+	binutils busybox-static ca-certificates clang-19 cpio crun curl fio g++ gcc gdb git groff-base libbpf-dev libc6-dev linux-libc-dev llvm-19
+	musl-tools nginx-light postgresql python3 qemu-system-x86 redis-server redis-tools runc sqlite3 strace systemd util-linux wrk xz-utils"
 
 # Debian's npm does not go with other builds of Node.js.
 command -v npm >/dev/null || packages="$packages nodejs npm"

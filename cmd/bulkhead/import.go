@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -8,21 +9,77 @@ import (
 	"github.com/spf13/cobra"
 
 	"bulkhead/internal/attribution"
+	"bulkhead/internal/policy"
+	"bulkhead/internal/profile"
 	"bulkhead/internal/stracelog"
 	"bulkhead/internal/syscalls"
 )
 
-// importCommand returns the verb that makes documents of other tools' records.
+// importCommand returns the verb that makes documents and policies of other tools' files.
 func importCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "import",
-		Short: "Make a document of another tool's record",
+		Short: "Make a document of another tool's record, or a policy of its filter",
 		Args:  cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			return fmt.Errorf("give a kind of record: see bulkhead import --help")
+			return fmt.Errorf("give a kind of file: see bulkhead import --help")
 		},
 	}
 	command.AddCommand(importStraceCommand())
+	for _, kind := range importKinds {
+		command.AddCommand(importPolicyCommand(kind))
+	}
+	return command
+}
+
+// importKind is a kind of file that becomes a policy.
+type importKind struct {
+	use, short, long string
+	read             func(data []byte, program string) (*policy.Policy, error)
+}
+
+var importKinds = []importKind{
+	{"oci", "Make a policy of the seccomp profile of a container", `Oci makes a policy with one compartment of an OCI seccomp profile. What the
+profile allows for the start-up of the container runtime is left out.`, profile.ReadOCI},
+	{"systemd", "Make a policy of SystemCallFilter= of a service", `Systemd makes a policy with one compartment of a unit or drop-in of systemd. The
+group @default, which systemd allows on its own, is among the calls.`, profile.ReadSystemd},
+	{"flexos", "Make a policy of the compartments in FlexOS' kraft.yaml", `Flexos makes a policy with the compartments of a kraft.yaml: each has the files
+of its libraries, by pattern, and allows nothing yet.`, profile.ReadFlexOS},
+}
+
+func importPolicyCommand(kind importKind) *cobra.Command {
+	var program, out string
+	command := &cobra.Command{
+		Use:     kind.use + " --program PATH [flags] FILE",
+		Short:   kind.short,
+		Long:    kind.long,
+		Example: "  bulkhead import " + kind.use + " --program /usr/sbin/nginx FILE --out nginx.policy",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if program == "" {
+				return errors.New("give the program that the policy is for with --program PATH")
+			}
+			data, err := os.ReadFile(args[0])
+			if err != nil {
+				return err
+			}
+			p, err := kind.read(data, program)
+			if err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			text, err := p.Text()
+			if err != nil {
+				return err
+			}
+			if out == "" {
+				_, err = os.Stdout.Write(text)
+				return err
+			}
+			return writeFile(out, text)
+		},
+	}
+	command.Flags().StringVar(&program, "program", "", "the absolute `PATH` of the program that the policy is for")
+	command.Flags().StringVar(&out, "out", "", "write the policy to `FILE`")
 	return command
 }
 

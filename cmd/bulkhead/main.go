@@ -31,7 +31,7 @@ func rootCommand() *cobra.Command {
 	}
 	root.AddCommand(
 		traceCommand(), runCommand(), analyzeCommand(), policyCommand(), explainCommand(), diffCommand(), reportCommand(),
-		statsCommand(), importCommand(), doctorCommand(), manCommand(),
+		statsCommand(), exportCommand(), importCommand(), doctorCommand(), manCommand(),
 	)
 	return root
 }
