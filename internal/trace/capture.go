@@ -169,7 +169,7 @@ func (s *session) frame(c *capture, address uint64) (bpf.Frame, *object) {
 	if !ok {
 		return bpf.Frame{}, nil
 	}
-	obj := s.prepare(processMapping{int(c.event.Pid), m})
+	obj := s.prepare(processMapping{pid: int(c.event.Pid), mapping: m})
 	if obj == nil && c.end == bpf.WalkNoRows && s.objects.get(c.object) == nil {
 		// The kernel's walk stopped here, as nothing else on its way is unknown.
 		obj = s.objects.lose(c.object, m)

@@ -22,6 +22,7 @@ func (s *session) document() *attribution.Document {
 	for key, frames := range s.seen.chains {
 		w.chain(key, frames)
 	}
+	w.mapped()
 	w.losses()
 	return w.builder.Document()
 }
@@ -63,19 +64,38 @@ func (w *writer) object(id bpf.ObjectID) *object {
 	return w.objects.giveUp(id)
 }
 
-// sites names the functions that are active in a frame, innermost first.
-func (w *writer) sites(p *program, f bpf.Frame) []attribution.Site {
-	id := bpf.ObjectID(f.Object)
-	obj := w.object(id)
-	regions := obj.regions()
+// mapped adds the objects that are on no stack.
+func (w *writer) mapped() {
+	for image, objects := range w.seen.images {
+		program, err := w.objects.openMapping(processMapping{mapping: mapping{file: image, path: image.path}})
+		if err != nil || program == nil || w.programs[program.id] == nil {
+			continue
+		}
+		for id := range objects {
+			w.known(w.programs[program.id], id)
+		}
+	}
+}
+
+// known is the builder's number of an object.
+func (w *writer) known(p *program, id bpf.ObjectID) attribution.ObjectID {
 	known, ok := p.objects[id]
 	if !ok {
+		obj := w.object(id)
+		regions := obj.regions()
 		known = p.Object(obj.path, obj.buildID, "", regions.Parts[0].Conduit)
 		p.objects[id] = known
 		for _, part := range regions.Parts[1:] {
 			p.Part(known, attribution.Part(part))
 		}
 	}
+	return known
+}
+
+// sites names the functions that are active in a frame, innermost first.
+func (w *writer) sites(p *program, f bpf.Frame) []attribution.Site {
+	obj := w.object(bpf.ObjectID(f.Object))
+	regions, known := obj.regions(), w.known(p, bpf.ObjectID(f.Object))
 	var sites []attribution.Site
 	for _, c := range obj.calls(f.Offset) {
 		site := attribution.Site{Object: known, Function: c.function, Offset: c.offset}

@@ -293,7 +293,7 @@ func (b *bench) resolver(t *testing.T, pid int, mapped []mapping) cfi.Resolver {
 		if !ok {
 			return nil, 0, false
 		}
-		obj := b.session.prepare(processMapping{pid, m})
+		obj := b.session.prepare(processMapping{pid: pid, mapping: m})
 		if obj == nil {
 			t.Fatalf("%s cannot be read", m.path)
 		}

@@ -17,6 +17,7 @@ type observations struct {
 	examples map[bpf.CountKey][]bpf.Frame
 	chains   map[chainKey][]bpf.Frame
 	breaks   map[bpf.ObjectID]uint64
+	images   map[fileID]map[bpf.ObjectID]bool // what the processes of a program had executable
 }
 
 // chainKey is a sequence of regions on a stack and the call made with it.
@@ -31,6 +32,7 @@ func newObservations() *observations {
 		examples: map[bpf.CountKey][]bpf.Frame{},
 		chains:   map[chainKey][]bpf.Frame{},
 		breaks:   map[bpf.ObjectID]uint64{},
+		images:   map[fileID]map[bpf.ObjectID]bool{},
 	}
 }
 
@@ -47,6 +49,16 @@ func (o *observations) addProgram(id bpf.ObjectID) {
 		}
 	}
 	o.programs = append(o.programs, id)
+}
+
+// mapped notes that a process of a program mapped an object executable.
+func (o *observations) mapped(image fileID, id bpf.ObjectID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.images[image] == nil {
+		o.images[image] = map[bpf.ObjectID]bool{}
+	}
+	o.images[image][id] = true
 }
 
 func (o *observations) count(key bpf.CountKey) { o.add(key, 1) }

@@ -9,6 +9,7 @@ import (
 	"math"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -153,6 +154,9 @@ func (s *session) prepare(m processMapping) *object {
 	obj, err := s.objects.openMapping(m)
 	if err != nil {
 		return nil
+	}
+	if obj != nil && m.image != (fileID{}) && !strings.HasPrefix(m.path, "[v") { // every process has [vdso] and [vsyscall]
+		s.seen.mapped(m.image, obj.id)
 	}
 	return obj
 }

@@ -71,17 +71,29 @@ func (s *spaces) apply(records []perf.Record) []processMapping {
 				path := filePath(r.Path)
 				m := mapping{r.Time, r.Start, r.End, r.Offset, fileID{r.Major, r.Minor, r.Inode, path}, path}
 				l.maps = append(l.maps, m)
-				made = append(made, processMapping{r.PID, m})
+				made = append(made, processMapping{r.PID, m, l.image()})
 			}
 		}
 	}
 	return made
 }
 
-// processMapping is a mapping with the process that made it.
+// processMapping is a mapping with the process that made it, and the program that it runs.
 type processMapping struct {
 	pid int
 	mapping
+	image fileID
+}
+
+// image is the file of a process's program: execve(2) maps it before all else.
+func (l *life) image() fileID {
+	for l.parent != nil {
+		l = l.parent
+	}
+	if len(l.maps) == 0 {
+		return fileID{}
+	}
+	return l.maps[0].file
 }
 
 func (s *spaces) latest(pid int) *life {
@@ -129,7 +141,7 @@ func (s *spaces) snapshot(pid int) ([]processMapping, error) {
 	l.maps = append(maps, l.maps...)
 	made := make([]processMapping, len(maps))
 	for i, m := range maps {
-		made[i] = processMapping{pid, m}
+		made[i] = processMapping{pid, m, l.image()}
 	}
 	return made, nil
 }
