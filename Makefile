@@ -1,5 +1,5 @@
 # The two that do everything on a fresh Debian 12 machine with Go and root:
-#   make demo    trace a real server under a real load
+#   make demo    trace a real server under a real load, then stop an attack in one library of a program
 #   make test    all tests
 export CGO_ENABLED = 0
 
@@ -34,9 +34,19 @@ bench: setup bulkhead
 dist: FORCE
 	scripts/dist.sh
 
+# make install DESTDIR=/tmp/package PREFIX=/usr
+PREFIX ?= /usr/local
+install: dist
+	scripts/install.sh "$(DESTDIR)$(PREFIX)"
+
+# Record the workloads anew, and write docs/study from what was recorded.
+study: setup bulkhead
+	scripts/study.sh record
+	scripts/study.sh report
+
 FUZZTIME ?= 10m
 fuzz:
 	scripts/fuzz.sh $(FUZZTIME)
 
 FORCE:
-.PHONY: FORCE dist demo test setup generate generated soundness bench fuzz
+.PHONY: FORCE dist install study demo test setup generate generated soundness bench fuzz

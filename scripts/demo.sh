@@ -21,3 +21,17 @@ wait "$tracer"
 trap - EXIT
 echo
 ./bulkhead report demo.json
+
+# The experiment: what examples/two-compartments/README.md tells to type.
+printf '\n== Two compartments: a parser is taken over, under one filter for all and under one for each library\n\n'
+example=$(mktemp -d)
+trap 'rm -rf "$example"' EXIT
+cp -r examples/two-compartments/. "$example"
+PATH=$PWD:$PATH
+cd "$example"
+awk '/^```$/ { on = 0 } on { print } /^```sh$/ { on = 1 }' README.md >commands
+while read -r command; do
+	printf '$ %s\n' "$command"
+	sh -c "$command" </dev/null
+	echo
+done <commands
