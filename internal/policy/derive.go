@@ -433,7 +433,7 @@ func (d *draft) foresee() {
 		if !d.options.Baseline {
 			d.addSets(r, "heap")
 		}
-		if threads {
+		if threads && !r.conduit {
 			d.addSets(r, "threads")
 		}
 		if r.started() {
