@@ -19,6 +19,7 @@ import (
 
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/cfi"
+	"bulkhead/internal/filecache"
 	"bulkhead/internal/ptrace"
 	"bulkhead/internal/trace"
 )
@@ -74,8 +75,10 @@ func runTrace(flags *traceFlags, args []string) error {
 		return err
 	}
 	tuneRuntime()
-	cache, cacheErr := cfi.OpenCache("")
-	opts.Cache = cache
+	var cacheErr error
+	if opts.Cache, cacheErr = cfi.OpenCache(""); cacheErr == nil {
+		opts.Start, cacheErr = filecache.Open("", "start")
+	}
 	var result *trace.Result
 	var stopped error
 	if len(args) == 0 {
@@ -89,7 +92,7 @@ func runTrace(flags *traceFlags, args []string) error {
 		return commandFailure(err)
 	}
 	if cacheErr != nil {
-		note("without a cache of unwind rows every start is slow: %v", cacheErr)
+		note("without a cache every start is slow: %v", cacheErr)
 	}
 	if flags.stream {
 		noteStream(result)
@@ -118,20 +121,23 @@ func noteStream(r *trace.Result) {
 	note("the stream is not complete: %d calls are missing, %d are charged to %s", missing, unattributed, attribution.Unknown)
 }
 
-// tuneRuntime trades time for memory, for a tracer should be small beside its target, and keeps a processor of Go's for
-// reading events while others make unwind rows.
+// tuneRuntime keeps a processor of Go's for reading events while others make unwind rows, and lets the start, which needs
+// little memory, pass without collecting garbage.
 func tuneRuntime() {
 	runtime.GOMAXPROCS(runtime.NumCPU() + 1)
-	debug.SetGCPercent(50)
+	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(110 << 20)
 }
+
+// staySmall trades time for memory: a tracer should be small beside its target.
+func staySmall() { debug.SetGCPercent(50) }
 
 func (f *traceFlags) options() (trace.Options, error) {
 	conduits, err := attribution.NewConduits(f.conduits...)
 	if err != nil {
 		return trace.Options{}, err
 	}
-	opts := trace.Options{Follow: !f.noFollow, EveryChain: f.chains, Conduits: conduits, Log: note}
+	opts := trace.Options{Follow: !f.noFollow, EveryChain: f.chains, Conduits: conduits, Started: staySmall, Log: note}
 	if f.stream {
 		opts.Stream, err = f.output.open()
 	}

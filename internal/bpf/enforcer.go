@@ -74,8 +74,6 @@ type Enforcer struct {
 // NewEnforcer loads the enforcement programs and attaches them, with those for the LSM hooks named, which the kernel
 // must have. No task is governed until Mark, and no policy is in force until the first is.
 func NewEnforcer(hooks []string) (*Enforcer, error) {
-	kernelTypes := sync.OnceValues(btf.LoadKernelSpec)
-	go kernelTypes() // while the maps are made
 	spec, err := loadEnforce()
 	if err != nil {
 		return nil, fmt.Errorf("read the built-in BPF object: %w", err)
@@ -85,7 +83,7 @@ func NewEnforcer(hooks []string) (*Enforcer, error) {
 		return isHook && !slices.Contains(hooks, hook)
 	})
 	e := &Enforcer{filters: spec.Maps["policies"].InnerMap}
-	if err := e.load(spec, kernelTypes); err != nil {
+	if err := e.load(spec, _EnforceBytes, nil); err != nil {
 		return nil, errors.Join(fmt.Errorf("load BPF programs: %w", err), e.Close())
 	}
 	if err := e.attach(hooks); err != nil {

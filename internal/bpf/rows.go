@@ -15,6 +15,7 @@ const (
 	blockRows   = len(traceBlock{}.Rows)
 	shardBlocks = 512 // SHARD_BLOCKS in walk.h: max_entries of a shard
 	firstShards = 2   // made at once: enough for most servers
+	batchBlocks = 16
 )
 
 // rowStore puts unwind rows into the kernel's maps: rules are shared by all objects, rows fill blocks of one page,
@@ -26,7 +27,8 @@ type rowStore struct {
 	shardMap  *ebpf.Map
 	shardSpec *ebpf.MapSpec
 	shards    []func() (*ebpf.Map, error)
-	blocks    uint32 // in use
+	blocks    uint32       // in use
+	batch     []traceBlock // on its way to the kernel: memory that was never used is slow
 	rules     map[traceRule]uint16
 	regionMap *ebpf.Map
 	regions   uint32 // in use; region 0 is that of no object
@@ -36,7 +38,7 @@ func newRowStore(maps map[string]*ebpf.Map, shard *ebpf.MapSpec) *rowStore {
 	// Rule 0 of the map is RULE_NONE, as it was made.
 	s := &rowStore{
 		objects: maps["objects"], ruleMap: maps["rules"], shardMap: maps["shards"],
-		shardSpec: shard, rules: map[traceRule]uint16{{}: 0}, regionMap: maps["regions"], regions: 1,
+		shardSpec: shard, batch: make([]traceBlock, batchBlocks), rules: map[traceRule]uint16{{}: 0}, regionMap: maps["regions"], regions: 1,
 	}
 	for i := range uint32(firstShards) {
 		s.shards = append(s.shards, s.newShard(i))
@@ -180,13 +182,13 @@ func (s *rowStore) addRows(rows []cfi.Row, rules []uint16) error {
 			return err
 		}
 		slot := s.blocks % shardBlocks
-		n := min(int(shardBlocks-slot), (len(rows)+blockRows-1)/blockRows)
-		keys, values := make([]uint32, n), make([]traceBlock, n)
+		n := min(int(shardBlocks-slot), (len(rows)+blockRows-1)/blockRows, len(s.batch))
+		keys := make([]uint32, n)
 		for i := range n {
 			keys[i] = slot + uint32(i)
-			rows = fillBlock(&values[i], rows, rules)
+			rows = fillBlock(&s.batch[i], rows, rules)
 		}
-		if _, err := shard.BatchUpdate(keys, values, nil); err != nil {
+		if _, err := shard.BatchUpdate(keys, s.batch[:n], nil); err != nil {
 			return fmt.Errorf("store unwind rows: %w", err)
 		}
 		s.blocks += uint32(n)

@@ -4,20 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 
 	"bulkhead/internal/cfi"
+	"bulkhead/internal/filecache"
 )
 
 // programs is what all loaded objects have in common (tasks.h and walk.h): marked tasks, and objects with their rows.
 type programs struct {
-	shared map[string]*ebpf.Map
+	shared map[string]*ebpf.Map // the maps of loaded
 	loaded *ebpf.Collection
 	links  []namedLink
 	mark   *link.Iter
@@ -29,27 +28,12 @@ type namedLink struct {
 	link.Link
 }
 
-// load makes the maps first, so that the row store is ready when the verifier is done with the programs.
-func (p *programs) load(spec *ebpf.CollectionSpec, kernelTypes func() (*btf.Spec, error)) error {
-	p.shared = map[string]*ebpf.Map{}
-	for name, m := range spec.Maps {
-		if strings.HasPrefix(name, ".") { // variables
-			continue
-		}
-		made, err := ebpf.NewMap(m)
-		if err != nil {
-			return fmt.Errorf("make map %s: %w", name, err)
-		}
-		p.shared[name] = made
-	}
-	p.rows = newRowStore(p.shared, spec.Maps["shards"].InnerMap)
-	types, err := kernelTypes()
-	if err != nil {
-		return err
-	}
-	p.loaded, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
-		MapReplacements: p.shared,
-		Programs:        ebpf.ProgramOptions{KernelTypes: types},
+// load loads a BPF object. The row store is ready before the verifier is done with the programs.
+func (p *programs) load(spec *ebpf.CollectionSpec, object []byte, cache *filecache.Cache) error {
+	var err error
+	p.loaded, err = loadCollection(spec, object, cache, func(maps map[string]*ebpf.Map) {
+		p.shared = maps
+		p.rows = newRowStore(maps, spec.Maps["shards"].InnerMap)
 	})
 	return err
 }
@@ -93,9 +77,6 @@ func (p *programs) close() error {
 	errs = append(errs, p.rows.Close())
 	if p.loaded != nil {
 		p.loaded.Close()
-	}
-	for _, m := range p.shared {
-		errs = append(errs, m.Close())
 	}
 	return errors.Join(errs...)
 }

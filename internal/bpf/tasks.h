@@ -223,7 +223,7 @@ static __always_inline bool is_to_be_marked(struct task_struct *task)
 	note_namespace();
 	if (pid_in_namespace(BPF_CORE_READ(task, group_leader)) != mark_pid)
 		return false;
-	return task->mm && !(task->flags & PF_EXITING); /* no kernel thread, not about to end */
+	return BPF_CORE_READ(task, mm) && !(task->flags & PF_EXITING); /* no kernel thread, not about to end */
 }
 
 /* sched_process_exit may have come before the mark. */
@@ -252,7 +252,7 @@ static __always_inline u32 main_object(struct task_struct *task)
 {
 	struct mapping m = {};
 
-	if (bpf_find_vma(bpf_get_current_task_btf(), task->mm->start_code, read_mapping, &m, 0))
+	if (bpf_find_vma(bpf_get_current_task_btf(), BPF_CORE_READ(task, mm, start_code), read_mapping, &m, 0))
 		return OBJECT_UNKNOWN;
 	return object_of(&m);
 }

@@ -145,6 +145,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, MAX_COUNTS);
 	__type(key, struct count_key);
 	__type(value, struct count);
@@ -152,6 +153,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, MAX_CHAINS);
 	__type(key, struct chain_key);
 	__type(value, struct count);
@@ -187,6 +189,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, MAX_TALLIES);
 	__type(key, struct tally_key);
 	__type(value, u64);
@@ -231,7 +234,7 @@ static __always_inline void fill_event(struct event *e, u32 kind, struct task_st
 				       struct count_key *key)
 {
 	e->kind = kind;
-	e->pid = pid_in_namespace(task->group_leader);
+	e->pid = pid_in_namespace(BPF_CORE_READ(task, group_leader));
 	e->tid = pid_in_namespace(task);
 	e->flags = 0;
 	e->time = bpf_ktime_get_ns();
@@ -245,7 +248,7 @@ static __noinline u32 find_program(struct task_struct *task)
 	struct event *e;
 	u32 id;
 
-	if (!task || !task->mm)
+	if (!task)
 		return OBJECT_UNKNOWN;
 	id = main_object(task);
 	if (id == OBJECT_UNKNOWN)
@@ -489,13 +492,17 @@ static __always_inline void attribute(struct walk *w, struct count_key *key)
 static __noinline int trace_call(struct task_struct *task, struct pt_regs *regs, long nr)
 {
 	struct count_key key = {};
+	struct mm_struct *mm;
 	struct task *traced;
 	struct walk *w;
 	u32 zero = 0, flags = 0;
 	u64 calls;
 
 	traced = bpf_task_storage_get(&tasks, task, 0, 0);
-	if (!traced || !task->mm)
+	if (!traced)
+		return 0;
+	mm = task->mm;
+	if (!mm)
 		return 0;
 	w = bpf_map_lookup_elem(&walks, &zero);
 	if (!w)
@@ -510,8 +517,8 @@ static __noinline int trace_call(struct task_struct *task, struct pt_regs *regs,
 	if (traced->view.adding)
 		end_adding(&traced->view);
 	if (may_add_code(regs, key.abi, nr))
-		begin_adding(&traced->view, (u64)task->mm);
-	walk_start(w, regs, space_of(&traced->view, task->mm, 0), true);
+		begin_adding(&traced->view, (u64)mm);
+	walk_start(w, regs, space_of(&traced->view, mm, 0), true);
 	walk_on(w);
 	if (can_retry(w->end)) {
 		flags = capture_of_call(regs, &key);
@@ -544,8 +551,6 @@ int BPF_PROG(sched_process_fork, struct task_struct *parent, struct task_struct 
 	u64 from_mm, to_mm;
 	struct space *space;
 
-	if (!parent->bpf_storage)
-		return 0;
 	from = bpf_task_storage_get(&tasks, parent, 0, 0);
 	if (!from || (!follow && parent->tgid != child->tgid))
 		return 0;
@@ -560,8 +565,8 @@ int BPF_PROG(sched_process_fork, struct task_struct *parent, struct task_struct 
 	/* The iterator may have marked the child already. */
 	count_in(&to->alive);
 	/* A copied address space has the same code at the same places. */
-	from_mm = (u64)parent->mm;
-	to_mm = (u64)child->mm;
+	from_mm = (u64)BPF_CORE_READ(parent, mm);
+	to_mm = (u64)BPF_CORE_READ(child, mm);
 	space = bpf_map_lookup_elem(&spaces, &from_mm);
 	if (space && from_mm != to_mm) {
 		struct space same = *space;
@@ -576,13 +581,11 @@ int BPF_PROG(sched_process_exec, struct task_struct *task)
 {
 	struct task *traced;
 
-	if (!task->bpf_storage)
-		return 0;
 	traced = bpf_task_storage_get(&tasks, task, 0, 0);
 	if (!traced)
 		return 0;
 	traced->program = 0;
-	renew_space((u64)task->mm); /* maybe at the place of an older one */
+	renew_space((u64)BPF_CORE_READ(task, mm)); /* maybe at the place of an older one */
 	return 0;
 }
 
@@ -591,8 +594,6 @@ int BPF_PROG(sched_process_exit, struct task_struct *task)
 {
 	struct task *traced;
 
-	if (!task->bpf_storage)
-		return 0;
 	traced = bpf_task_storage_get(&tasks, task, 0, 0);
 	if (!traced)
 		return 0;

@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"sync"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/ringbuf"
+
+	"bulkhead/internal/filecache"
 )
 
 // Options are the settings of a Tracer, fixed when it is loaded.
@@ -16,6 +16,8 @@ type Options struct {
 	Follow     bool // trace the children of the marked processes too
 	EveryChain bool // walk every stack to its end, not a sample
 	Stream     bool // send an event for every call
+	// Cache keeps what loading computes between runs; nil: nothing is kept.
+	Cache *filecache.Cache
 }
 
 // Tracer is the loaded and attached trace program.
@@ -26,8 +28,6 @@ type Tracer struct {
 
 // NewTracer loads the trace programs and attaches them. No task is traced until Mark.
 func NewTracer(opts Options) (*Tracer, error) {
-	kernelTypes := sync.OnceValues(btf.LoadKernelSpec)
-	go kernelTypes() // while the maps are made
 	spec, err := loadTrace()
 	if err != nil {
 		return nil, fmt.Errorf("read the built-in BPF object: %w", err)
@@ -36,7 +36,7 @@ func NewTracer(opts Options) (*Tracer, error) {
 		return nil, err
 	}
 	t := new(Tracer)
-	if err := t.load(spec, kernelTypes); err != nil {
+	if err := t.load(spec, _TraceBytes, opts.Cache); err != nil {
 		return nil, errors.Join(fmt.Errorf("load BPF programs: %w", err), t.Close())
 	}
 	if err := t.attach(); err != nil {

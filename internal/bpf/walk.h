@@ -241,6 +241,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, MAX_OBJECTS);
 	__type(key, struct file_key);
 	__type(value, u32);
@@ -265,24 +266,39 @@ struct mapping {
 	bool vdso;
 };
 
+/*
+ * A field of a kernel structure, read by a helper. A pointer that is loaded
+ * directly makes the verifier look for the names of its type among all those
+ * of the kernel, which takes it a millisecond; this costs a few nanoseconds.
+ */
+#define read_field(to, from) bpf_probe_read_kernel(&(to), sizeof(to), &(from))
+
 static long read_mapping(struct task_struct *task, struct vm_area_struct *vma, struct mapping *m)
 {
-	struct file *file = vma->vm_file;
+	struct file *file = NULL;
+	struct inode *inode = NULL;
+	struct super_block *device = NULL;
+	struct mm_struct *mm = NULL;
 
 	m->start = vma->vm_start;
 	m->end = vma->vm_end;
 	m->page_offset = vma->vm_pgoff;
 	m->executable = vma->vm_flags & VM_EXEC;
+	read_field(file, vma->vm_file);
 	if (file) {
-		struct inode *inode = file->f_inode;
-
 		m->backed = true;
-		m->key.inode = inode->i_ino;
-		m->key.size = inode->i_size;
-		m->key.device = inode->i_sb->s_dev;
-		m->key.generation = inode->i_generation;
+		read_field(inode, file->f_inode);
+		read_field(m->key.inode, inode->i_ino);
+		read_field(m->key.size, inode->i_size);
+		read_field(m->key.generation, inode->i_generation);
+		read_field(device, inode->i_sb);
+		read_field(m->key.device, device->s_dev);
 	} else {
-		m->vdso = m->start == (u64)vma->vm_mm->context.vdso;
+		void *vdso = NULL;
+
+		read_field(mm, vma->vm_mm);
+		read_field(vdso, mm->context.vdso);
+		m->vdso = m->start == (u64)vdso;
 	}
 	return 0;
 }

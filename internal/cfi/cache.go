@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"hash"
+	"os"
 
 	"bulkhead/internal/filecache"
 	"bulkhead/internal/objfile"
@@ -40,17 +41,63 @@ func (c *Cache) Load(f *objfile.File) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := new(Table)
-	if data := c.files.Get(key + cacheSuffix); data != nil && t.UnmarshalBinary(data) == nil {
+	return c.load(f, key)
+}
+
+// Open is Load for a file that need not be read if it was before: its key is kept too, by what stat(2) says of it.
+func (c *Cache) Open(file *os.File, path string) (*Table, error) {
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	known := filecache.FileKey(info)
+	if c != nil && known != "" {
+		known += fmt.Sprintf("-%d.key", tableVersion)
+		if key := c.files.Get(known); key != nil {
+			if t := c.get(string(key)); t != nil {
+				return t, nil
+			}
+		}
+	}
+	f, err := objfile.NewFile(file, info.Size(), path)
+	if err != nil {
+		return nil, err
+	}
+	if c == nil {
+		return Build(f)
+	}
+	key, err := cacheKey(f)
+	if err != nil {
+		return nil, err
+	}
+	t, err := c.load(f, key)
+	if err == nil && known != "" {
+		_ = c.files.Put(known, []byte(key))
+	}
+	return t, err
+}
+
+func (c *Cache) load(f *objfile.File, key string) (*Table, error) {
+	if t := c.get(key); t != nil {
 		return t, nil
 	}
-	if t, err = Build(f); err != nil {
+	t, err := Build(f)
+	if err != nil {
 		return nil, err
 	}
 	if data, err := t.MarshalBinary(); err == nil {
 		_ = c.files.Put(key+cacheSuffix, data)
 	}
 	return t, nil
+}
+
+// get returns the table with a key, nil if there is none.
+func (c *Cache) get(key string) *Table {
+	t := new(Table)
+	if data := c.files.Get(key + cacheSuffix); data == nil || t.UnmarshalBinary(data) != nil {
+		return nil
+	}
+	return t
 }
 
 // codePerEhFrame: with less than a byte of .eh_frame for this many bytes of code, most rows come from the code itself.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
+	"unsafe"
 )
 
 // The binary form of a table, all little-endian: magic, version, the numbers of rows, rules and losses, a CRC-32C of
@@ -54,7 +55,8 @@ func (t *Table) MarshalBinary() ([]byte, error) {
 }
 
 // UnmarshalBinary implements [encoding.BinaryUnmarshaler]. It accepts what MarshalBinary writes, and nothing that
-// Lookup or a walk could trip over; on an error the table is not changed.
+// Lookup or a walk could trip over; on an error the table is not changed. The table may keep data, which must not be changed
+// afterwards: a copy of all rows of a large program takes longer than all else here.
 func (t *Table) UnmarshalBinary(data []byte) error {
 	le := binary.LittleEndian
 	if len(data) < headerSize || string(data[:8]) != tableMagic {
@@ -74,11 +76,8 @@ func (t *Table) UnmarshalBinary(data []byte) error {
 	if rules == 0 || rules > 1<<16 || losses > maxLosses {
 		return fmt.Errorf("unwind table with %d rules and %d losses", rules, losses)
 	}
-	read := Table{Rows: make([]Row, rows), Rules: make([]Rule, rules), Losses: make([]Loss, losses)}
-	for i := range read.Rows {
-		read.Rows[i] = Row{Offset: le.Uint32(body), Rule: le.Uint16(body[4:]), Region: le.Uint16(body[6:])}
-		body = body[rowSize:]
-	}
+	read := Table{Rows: decodeRows(body[:rows*rowSize]), Rules: make([]Rule, rules), Losses: make([]Loss, losses)}
+	body = body[rows*rowSize:]
 	for i := range read.Rules {
 		r := &read.Rules[i]
 		r.CFA, r.Reg, r.Flags = CFAKind(body[0]), body[1], Flags(body[2])
@@ -96,6 +95,25 @@ func (t *Table) UnmarshalBinary(data []byte) error {
 	}
 	*t = read
 	return nil
+}
+
+// decodeRows reads rows where they are, when that is how this machine has them in memory.
+func decodeRows(data []byte) []Row {
+	if len(data) == 0 {
+		return []Row{}
+	}
+	sample := binary.NativeEndian.Uint16([]byte{1, 0})
+	first := unsafe.Pointer(unsafe.SliceData(data))
+	if sample == 1 && unsafe.Sizeof(Row{}) == rowSize && uintptr(first)%unsafe.Alignof(Row{}) == 0 {
+		return unsafe.Slice((*Row)(first), len(data)/rowSize)
+	}
+	le := binary.LittleEndian
+	rows := make([]Row, len(data)/rowSize)
+	for i := range rows {
+		rows[i] = Row{Offset: le.Uint32(data), Rule: le.Uint16(data[4:]), Region: le.Uint16(data[6:])}
+		data = data[rowSize:]
+	}
+	return rows
 }
 
 // check verifies what the type promises.

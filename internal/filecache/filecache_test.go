@@ -163,3 +163,42 @@ func TestOpen(t *testing.T) {
 		t.Error("a cache below a file")
 	}
 }
+
+func TestFileKey(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "file")
+	key := func() string {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return FileKey(info)
+	}
+	if err := os.WriteFile(path, []byte("one"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := key(); got != "" {
+		t.Errorf("a file that was just written is %s", got)
+	}
+	time.Sleep(clockGrain + 100*time.Millisecond)
+	first := key()
+	if first == "" || key() != first {
+		t.Errorf("a file that rests is %q, then %q", first, key())
+	}
+	// The same size and time of modification, as rsync and tar set it.
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = errors.Join(os.WriteFile(path, []byte("two"), 0o600), os.Chtimes(path, info.ModTime(), info.ModTime()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := key(); got == first {
+		t.Errorf("another content has the same key %s", got)
+	}
+	time.Sleep(clockGrain + 100*time.Millisecond)
+	if got := key(); got == first || got == "" {
+		t.Errorf("another content that rests has the key %q", got)
+	}
+}

@@ -73,14 +73,15 @@ func readExports(f *objfile.File) map[string]bool {
 // tell it where that function has left by a jump to another one, without a name in a stripped library. Empty for calls
 // of another form.
 func (obj *object) callee(returnOffset uint64) string {
-	if obj.elf == nil {
+	elf := obj.image()
+	if elf == nil {
 		return ""
 	}
-	ra, ok := obj.elf.OffsetToVaddr(returnOffset)
+	ra, ok := elf.OffsetToVaddr(returnOffset)
 	if !ok || ra < 6 {
 		return ""
 	}
-	code, err := obj.elf.ReadVaddr(ra-6, 6)
+	code, err := elf.ReadVaddr(ra-6, 6)
 	if err != nil {
 		return ""
 	}
@@ -89,14 +90,14 @@ func (obj *object) callee(returnOffset uint64) string {
 		return obj.imports()[ra+relative(code[2:])]
 	}
 	if code[1] == 0xe8 { // call stub
-		return obj.stub(ra + relative(code[2:]))
+		return obj.stub(elf, ra+relative(code[2:]))
 	}
 	return ""
 }
 
 // stub names the import that a procedure linkage table entry jumps to.
-func (obj *object) stub(vaddr uint64) string {
-	code, err := obj.elf.ReadVaddr(vaddr, 16)
+func (obj *object) stub(elf *objfile.File, vaddr uint64) string {
+	code, err := elf.ReadVaddr(vaddr, 16)
 	if err != nil {
 		return ""
 	}

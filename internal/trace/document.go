@@ -44,7 +44,7 @@ func (w *writer) program(id bpf.ObjectID) *program {
 		return p
 	}
 	obj := w.object(id)
-	p := &program{w.builder.Program(obj.path, obj.buildID, attribution.AMD64), map[bpf.ObjectID]attribution.ObjectID{}}
+	p := &program{w.builder.Program(obj.path, obj.buildID(), attribution.AMD64), map[bpf.ObjectID]attribution.ObjectID{}}
 	w.programs[id] = p
 	return p
 }
@@ -83,7 +83,7 @@ func (w *writer) known(p *program, id bpf.ObjectID) attribution.ObjectID {
 	if !ok {
 		obj := w.object(id)
 		regions := obj.regions()
-		known = p.Object(obj.path, obj.buildID, "", regions.Parts[0].Conduit)
+		known = p.Object(obj.path, obj.buildID(), "", regions.Parts[0].Conduit)
 		p.objects[id] = known
 		for _, part := range regions.Parts[1:] {
 			p.Part(known, attribution.Part(part))

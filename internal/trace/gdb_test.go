@@ -92,7 +92,11 @@ func compareWithGDB(t *testing.T, d debugged) *comparison {
 	opts := options(t)
 	opts.Follow = false
 	g := startGDB(t, d)
-	s, err := newSession(opts, newRowReader(opts))
+	records, err := openRecords()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := newSession(opts, newRowReader(opts), records)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +108,7 @@ func compareWithGDB(t *testing.T, d debugged) *comparison {
 	if !ok {
 		t.Fatal("gdb did not start the program")
 	}
-	s.preload(first.PID)
+	s.preload(first.PID, nil)
 	if err := s.start(first.PID); err != nil {
 		t.Fatal(err)
 	}

@@ -70,10 +70,15 @@ func (o *objects) addAnonymous() error {
 func (o *objects) addVDSO() error {
 	vdso, _ := o.add(bpf.ObjectVDSO, attribution.VDSO, nil)
 	image, err := readVDSO()
-	rows := fileRows{err: err}
-	if err == nil {
-		rows = o.rows.make(bytes.NewReader(image), int64(len(image)), attribution.VDSO)
+	if err != nil {
+		return err
 	}
+	elf, err := objfile.NewFile(bytes.NewReader(image), int64(len(image)), attribution.VDSO)
+	if err != nil {
+		return err
+	}
+	table, err := o.rows.cache.Load(elf)
+	rows := fileRows{table, func() *objfile.File { return elf }, err}
 	o.load(vdso, rows)
 	return vdso.err
 }
@@ -116,18 +121,19 @@ func (o *objects) add(id bpf.ObjectID, path string, file *os.File) (obj *object,
 		return o.rows.read(file, path)
 	})
 	obj.symbols = sync.OnceValue(func() *objfile.Symbolizer {
-		if obj.elf == nil {
+		elf := obj.image()
+		if elf == nil {
 			return nil
 		}
-		symbols, _ := obj.elf.Symbolizer() // what could be read of them
+		symbols, _ := elf.Symbolizer() // what could be read of them
 		return symbols
 	})
-	obj.imports = sync.OnceValue(func() imports { return readImports(obj.elf) })
+	obj.imports = sync.OnceValue(func() imports { return readImports(obj.image()) })
 	obj.exports = sync.OnceValue(func() map[string]bool {
-		if obj.elf == nil {
-			return nil
+		if elf := obj.image(); elf != nil {
+			return readExports(elf)
 		}
-		return readExports(obj.elf)
+		return nil
 	})
 	o.byID[id] = obj
 	return obj, true
@@ -334,7 +340,7 @@ func (obj *object) calls(fileOffset uint32) []call {
 	if !regions.Divided() {
 		return []call{{function, offset, 0}}
 	}
-	vaddr, _ := obj.elf.OffsetToVaddr(uint64(fileOffset))
+	vaddr, _ := obj.image().OffsetToVaddr(uint64(fileOffset))
 	active := regions.Calls(vaddr, uint64(fileOffset))
 	calls := make([]call, len(active))
 	for i, c := range active {
@@ -353,6 +359,21 @@ func (obj *object) compartment(fileOffset uint32) string {
 	return attribution.ObjectName(obj.path)
 }
 
+// image is the object's file, nil if it is none or was gone before it was read.
+func (obj *object) image() *objfile.File {
+	if obj.elf == nil {
+		return nil
+	}
+	return obj.elf()
+}
+
+func (obj *object) buildID() string {
+	if elf := obj.image(); elf != nil {
+		return elf.BuildID
+	}
+	return ""
+}
+
 // symbolize names the code at a file offset: the function and the offset in it, or no name and the file offset.
 func (obj *object) symbolize(fileOffset uint32) (function string, offset uint64) {
 	offset = uint64(fileOffset)
@@ -360,7 +381,7 @@ func (obj *object) symbolize(fileOffset uint32) (function string, offset uint64)
 	if symbols == nil {
 		return "", offset
 	}
-	vaddr, ok := obj.elf.OffsetToVaddr(offset)
+	vaddr, ok := obj.image().OffsetToVaddr(offset)
 	if !ok {
 		return "", offset
 	}

@@ -2,9 +2,8 @@ package trace
 
 import (
 	"context"
-	"errors"
-	"io"
 	"os"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/semaphore"
@@ -12,6 +11,7 @@ import (
 
 	"bulkhead/internal/cfi"
 	"bulkhead/internal/dso"
+	"bulkhead/internal/filecache"
 	"bulkhead/internal/objfile"
 	"bulkhead/internal/region"
 )
@@ -20,6 +20,7 @@ import (
 // long as reading the rows of a server from the cache. Safe for concurrent use.
 type rowReader struct {
 	cache *cfi.Cache
+	start *filecache.Cache
 	busy  *semaphore.Weighted // bytes of the files that are being read
 
 	divide region.Options
@@ -39,29 +40,73 @@ const readingBytes = 32 << 20
 
 // fileRows is what a file gives.
 type fileRows struct {
-	elf     *objfile.File // headers only so far: symbols are wanted at the end, if at all; nil: not an ELF file
-	buildID string
-	table   *cfi.Table // divided into the file's regions
-	err     error
+	table *cfi.Table
+	elf   func() *objfile.File // wanted at the end, if at all; nil: not an ELF file
+	err   error
 }
 
 func newRowReader(opts Options) *rowReader {
 	return &rowReader{
-		cache: opts.Cache, busy: semaphore.NewWeighted(readingBytes), divide: opts.regions(), known: map[identity]*reading{},
+		cache: opts.Cache, start: opts.Start,
+		busy: semaphore.NewWeighted(readingBytes), divide: opts.regions(), known: map[identity]*reading{},
 	}
 }
 
-// ahead starts reading the rows of a program and its libraries.
-func (r *rowReader) ahead(path string) {
-	libraries, _, err := dso.Closure(path, dso.Options{})
-	if err != nil {
-		return // a script; its interpreter is known once it runs
-	}
-	for _, library := range libraries {
-		if file, err := os.Open(library.Path); err == nil {
-			go r.read(file, library.Path).rows()
+// ahead starts reading the rows of a program and its libraries, and returns a function that waits for their paths.
+func (r *rowReader) ahead(program string) func() []string {
+	libraries := sync.OnceValue(func() []string {
+		paths := r.libraries(program)
+		for _, path := range paths {
+			if file, err := os.Open(path); err == nil {
+				go r.read(file, path).rows()
+			}
 		}
+		return paths
+	})
+	go libraries()
+	return libraries
+}
+
+// libraries returns the paths of a program and of what its loader will map; none for a script. They are only loaded ahead, so
+// it does no harm when those of an earlier start are out of date.
+func (r *rowReader) libraries(program string) []string {
+	key := closureKey(program)
+	if kept := r.kept(key); kept != nil {
+		return strings.Split(string(kept), "\n")
 	}
+	var paths []string
+	libraries, _, _ := dso.Closure(program, dso.Options{}) // what was found of it
+	for _, library := range libraries {
+		paths = append(paths, library.Path)
+	}
+	if r.start != nil && key != "" && len(paths) > 0 {
+		_ = r.start.Put(key, []byte(strings.Join(paths, "\n")))
+	}
+	return paths
+}
+
+func (r *rowReader) kept(key string) []byte {
+	if r.start == nil || key == "" {
+		return nil
+	}
+	return r.start.Get(key)
+}
+
+// closureKey names what the loader finds for a program: installing libraries changes ld.so.cache. Empty: not to be kept.
+func closureKey(program string) string {
+	var key string
+	for _, path := range [...]string{program, "/etc/ld.so.cache"} {
+		info, err := os.Stat(path)
+		if err != nil {
+			continue // systems with musl have no ld.so.cache
+		}
+		one := filecache.FileKey(info)
+		if one == "" {
+			return ""
+		}
+		key += one
+	}
+	return key
 }
 
 // read returns the reading of an open file, which belongs to the reader from now on.
@@ -77,12 +122,12 @@ func (r *rowReader) read(file *os.File, path string) *reading {
 		return known
 	}
 	known := new(reading)
-	known.regions = sync.OnceValue(func() *region.Map { return r.divideFile(file, id.size, path) })
+	known.regions = sync.OnceValue(func() *region.Map { return r.divideFile(file, path) })
 	known.rows = sync.OnceValue(func() fileRows {
 		share := min(id.size, readingBytes)
 		_ = r.busy.Acquire(context.Background(), share) // fails only with its context
 		defer r.busy.Release(share)
-		rows := r.make(file, id.size, path)
+		rows := r.make(file, path)
 		rows.table = known.regions().Divide(rows.table)
 		return rows
 	})
@@ -98,39 +143,39 @@ func (r *rowReader) failed(path string, err error) *reading {
 	}
 }
 
-func (r *rowReader) divideFile(file io.ReaderAt, size int64, path string) *region.Map {
-	elf, err := objfile.NewFile(file, size, path)
-	if err != nil {
+func (r *rowReader) divideFile(file *os.File, path string) *region.Map {
+	elf := openELF(file, path)()
+	if elf == nil {
 		return region.Whole(r.divide.Conduits.Match(path))
 	}
 	regions, _ := region.New(elf, r.divide) // as far as it could be divided
 	return regions
 }
 
-// make reads an ELF file; the result keeps r open.
-func (r *rowReader) make(file io.ReaderAt, size int64, path string) (rows fileRows) {
-	elf, err := objfile.NewFile(file, size, path)
-	if err != nil {
-		rows.err = err
-		return rows
-	}
-	rows.buildID = elf.BuildID
-	rows.table, rows.err = r.cache.Load(elf)
-	// Another one for the symbols, because the first holds on to what the rows were made from.
-	if rows.elf, err = objfile.NewFile(file, size, path); err != nil {
-		rows.err = errors.Join(rows.err, err)
-	}
-	return rows
+// make reads a file, which stays open.
+func (r *rowReader) make(file *os.File, path string) fileRows {
+	table, err := r.cache.Open(file, path)
+	return fileRows{table, openELF(file, path), err}
+}
+
+func openELF(file *os.File, path string) func() *objfile.File {
+	return sync.OnceValue(func() *objfile.File {
+		info, err := file.Stat()
+		if err != nil {
+			return nil
+		}
+		elf, err := objfile.NewFile(file, info.Size(), path)
+		if err != nil {
+			return nil
+		}
+		return elf
+	})
 }
 
 // readFunctions is make for a single function at a time.
 func readFunctions(file *os.File, path string) *cfi.Functions {
-	info, err := file.Stat()
-	if err != nil {
-		return nil
-	}
-	elf, err := objfile.NewFile(file, info.Size(), path)
-	if err != nil {
+	elf := openELF(file, path)()
+	if elf == nil {
 		return nil
 	}
 	functions, err := cfi.OpenFunctions(elf)

@@ -4,15 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"runtime"
+	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"bulkhead/internal/attribution"
-	"bulkhead/internal/dso"
 )
 
 // Result is what a trace found.
@@ -33,7 +34,11 @@ func Process(ctx context.Context, pid int, opts Options) (*Result, error) {
 	if err := unix.Kill(pid, 0); errors.Is(err, unix.ESRCH) {
 		return nil, fmt.Errorf("process %d does not exist", pid)
 	}
-	s, err := newSession(opts, newRowReader(opts))
+	records, err := openRecords()
+	if err != nil {
+		return nil, err
+	}
+	s, err := newSession(opts, newRowReader(opts), records)
 	if err != nil {
 		return nil, err
 	}
@@ -49,16 +54,26 @@ func Process(ctx context.Context, pid int, opts Options) (*Result, error) {
 // first instruction until it and, with Follow, its descendants have ended, or until ctx is done. Signals that signals
 // delivers are passed on to it.
 func Command(ctx context.Context, path string, argv []string, signals <-chan os.Signal, opts Options) (*Result, error) {
-	rows := newRowReader(opts)
-	go rows.ahead(path)
-	s, err := newSession(opts, rows)
+	records, err := openRecords()
 	if err != nil {
 		return nil, err
 	}
+	rows := newRowReader(opts)
+	libraries := rows.ahead(path)
+	open := sync.OnceValues(func() (*session, error) { return newSession(opts, rows, records) })
+	go open() // while the command starts
 	child, err := startStopped(path, argv, func(pid int) error {
-		s.preload(pid)
+		s, err := open()
+		if err != nil {
+			return err
+		}
+		s.preload(pid, libraries())
 		return s.start(pid)
 	})
+	s, failed := open()
+	if failed != nil {
+		return nil, failed
+	}
 	if err != nil {
 		return nil, errors.Join(err, s.end(), s.close())
 	}
@@ -105,20 +120,19 @@ func (s *session) result(state *os.ProcessState) (*Result, error) {
 	return result, errors.Join(err, s.stream.failed(), s.close())
 }
 
-// preload loads the rows of the libraries that the loader of a stopped program is about to map. What it misses is loaded
-// when it is mapped.
-func (s *session) preload(pid int) {
-	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-	if err != nil {
-		return
+// preload loads the rows of what the loader of a stopped program is about to map. What it misses is loaded when it is
+// mapped. The libraries are those of the command's file, if it names any: of a script, those of its interpreter count.
+func (s *session) preload(pid int, libraries []string) {
+	if len(libraries) == 0 {
+		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+		if err != nil {
+			return
+		}
+		libraries = s.objects.rows.libraries(exe)
 	}
-	libraries, _, err := dso.Closure(exe, dso.Options{})
-	if err != nil {
-		return
-	}
-	for _, library := range libraries {
-		if _, err := s.objects.openPath(library.Path); err != nil {
-			s.opts.Log("cannot read %s: %v", library.Path, err)
+	for _, path := range libraries {
+		if _, err := s.objects.openPath(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			s.opts.Log("cannot read %s: %v", path, err)
 		}
 	}
 	s.objects.wait()

@@ -19,6 +19,7 @@ import (
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/bpf"
 	"bulkhead/internal/cfi"
+	"bulkhead/internal/filecache"
 	"bulkhead/internal/kernel"
 	"bulkhead/internal/perf"
 	"bulkhead/internal/region"
@@ -38,8 +39,12 @@ type Options struct {
 	GoBy region.GoBy
 	// Symbols are compartments that have functions of any object.
 	Symbols []region.Symbols
-	// Cache keeps unwind rows between runs.
+	// Cache keeps unwind rows between runs, Start what else it takes to start: the BPF programs, as this kernel takes them,
+	// and the names of libraries. Either may be nil.
 	Cache *cfi.Cache
+	Start *filecache.Cache
+	// Started, if not nil, is called when all is in place and the target is about to run.
+	Started func()
 	// Log gets notes for the user, one line each.
 	Log func(format string, args ...any)
 }
@@ -82,16 +87,26 @@ type session struct {
 	stop     chan struct{}
 }
 
-// newSession has everything in place; nothing is traced yet.
-func newSession(opts Options, rows *rowReader) (*session, error) {
-	if opts.Log == nil {
-		opts.Log = func(string, ...any) {}
-	}
+// openRecords starts the records of mappings, which have to be there before a command starts.
+func openRecords() (*perf.Reader, error) {
 	records, err := perf.Open()
 	if err != nil {
 		return nil, explain(err)
 	}
-	tracer, err := bpf.NewTracer(bpf.Options{Follow: opts.Follow, EveryChain: opts.EveryChain, Stream: opts.Stream != nil})
+	return records, nil
+}
+
+// newSession has everything in place; nothing is traced yet. The records belong to it from now on.
+func newSession(opts Options, rows *rowReader, records *perf.Reader) (*session, error) {
+	if opts.Log == nil {
+		opts.Log = func(string, ...any) {}
+	}
+	if opts.Started == nil {
+		opts.Started = func() {}
+	}
+	tracer, err := bpf.NewTracer(bpf.Options{
+		Follow: opts.Follow, EveryChain: opts.EveryChain, Stream: opts.Stream != nil, Cache: opts.Start,
+	})
 	if err != nil {
 		return nil, errors.Join(explain(err), records.Close())
 	}
@@ -146,6 +161,7 @@ func (s *session) start(pid int) error {
 	if threads == 0 {
 		return fmt.Errorf("process %d has ended or is a kernel thread", pid)
 	}
+	s.opts.Started()
 	return nil
 }
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <linux/bpf.h>
 #include <stddef.h>
+#include <string.h>
 
 #define SEC(name)
 #define __uint(name, value) int (*name)[value]
@@ -36,3 +37,4 @@ long find_vma(u64 address, struct vm_area_struct **vma);
 void *bpf_map_lookup_elem(void *map, const void *key);
 long bpf_map_update_elem(void *map, const void *key, const void *value, u64 flags);
 long bpf_probe_read_user(void *to, u32 size, const void *from);
+#define bpf_probe_read_kernel(to, size, from) memcpy(to, from, size)
