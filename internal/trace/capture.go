@@ -46,12 +46,12 @@ func (e earlyRows) table(obj *object, offset uint64) *cfi.Table {
 	select {
 	case <-obj.loaded:
 		delete(e, obj)
-		return obj.table
+		return obj.table.get()
 	default:
 	}
 	functions, known := e[obj]
-	if !known && obj.file != nil {
-		functions = readFunctions(obj.file, obj.path)
+	if file := obj.reading().file; !known && file != nil {
+		functions = readFunctions(file, obj.path)
 		e[obj] = functions
 	}
 	if functions != nil {
@@ -60,7 +60,7 @@ func (e earlyRows) table(obj *object, offset uint64) *cfi.Table {
 		}
 	}
 	<-obj.loaded
-	return obj.table
+	return obj.table.get()
 }
 
 // walk finishes what the kernel's walk could not.

@@ -302,7 +302,7 @@ func (b *bench) resolver(t *testing.T, pid int, mapped []mapping) cfi.Resolver {
 			t.Fatalf("%s cannot be read", m.path)
 		}
 		<-obj.loaded
-		return obj.table, address - m.start + m.offset, true
+		return obj.table.get(), address - m.start + m.offset, true
 	}
 }
 

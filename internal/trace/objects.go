@@ -26,8 +26,7 @@ type object struct {
 
 	reading  func() *reading
 	loaded   chan struct{}
-	fileRows          // valid once loaded is closed
-	file     *os.File // nil: not read from a file
+	fileRows // valid once loaded is closed
 
 	symbols func() *objfile.Symbolizer
 	imports func() imports
@@ -78,7 +77,7 @@ func (o *objects) addVDSO() error {
 		return err
 	}
 	table, err := o.rows.cache.Load(elf)
-	rows := fileRows{table, func() *objfile.File { return elf }, err}
+	rows := fileRows{&heldTable{table: table}, func() *objfile.File { return elf }, err}
 	o.load(vdso, rows)
 	return vdso.err
 }
@@ -113,7 +112,7 @@ func (o *objects) add(id bpf.ObjectID, path string, file *os.File) (obj *object,
 	if known := o.byID[id]; known != nil {
 		return known, false
 	}
-	obj = &object{id: id, path: path, file: file, loaded: make(chan struct{})}
+	obj = &object{id: id, path: path, loaded: make(chan struct{})}
 	obj.reading = sync.OnceValue(func() *reading {
 		if file == nil {
 			return o.rows.failed(path, errGone)
@@ -121,16 +120,16 @@ func (o *objects) add(id bpf.ObjectID, path string, file *os.File) (obj *object,
 		return o.rows.read(file, path)
 	})
 	obj.symbols = sync.OnceValue(func() *objfile.Symbolizer {
-		elf := obj.image()
+		elf := obj.fresh()
 		if elf == nil {
 			return nil
 		}
 		symbols, _ := elf.Symbolizer() // what could be read of them
 		return symbols
 	})
-	obj.imports = sync.OnceValue(func() imports { return readImports(obj.image()) })
+	obj.imports = sync.OnceValue(func() imports { return readImports(obj.fresh()) })
 	obj.exports = sync.OnceValue(func() map[string]bool {
-		if elf := obj.image(); elf != nil {
+		if elf := obj.fresh(); elf != nil {
 			return readExports(elf)
 		}
 		return nil
@@ -269,7 +268,8 @@ func (o *objects) load(obj *object, rows fileRows) {
 	defer close(obj.loaded)
 	obj.fileRows = rows
 	regions := regionFlags(obj.regions())
-	if err := o.tracer.LoadObject(obj.id, obj.table, regions); err != nil {
+	defer obj.table.drop()
+	if err := o.tracer.LoadObject(obj.id, obj.table.get(), regions); err != nil {
 		// Without rows, but open: a walk through it is broken and counted, not captured again and again.
 		obj.err = errors.Join(obj.err, err, o.tracer.LoadObject(obj.id, nil, regions[:1]))
 	}
@@ -365,6 +365,14 @@ func (obj *object) image() *objfile.File {
 		return nil
 	}
 	return obj.elf()
+}
+
+// fresh is the object's file for one use: what it reads of large tables goes with it.
+func (obj *object) fresh() *objfile.File {
+	if file := obj.reading().file; file != nil {
+		return openELF(file, obj.path)()
+	}
+	return obj.image()
 }
 
 func (obj *object) buildID() string {

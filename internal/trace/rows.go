@@ -31,6 +31,7 @@ type rowReader struct {
 
 // reading is a file that is read, each part of it once. The regions are there before the rows.
 type reading struct {
+	file    *os.File // stays open; nil: there is none
 	regions func() *region.Map
 	rows    func() fileRows
 }
@@ -40,7 +41,7 @@ const readingBytes = 32 << 20
 
 // fileRows is what a file gives.
 type fileRows struct {
-	table *cfi.Table
+	table *heldTable           // divided into the file's regions
 	elf   func() *objfile.File // wanted at the end, if at all; nil: not an ELF file
 	err   error
 }
@@ -121,15 +122,13 @@ func (r *rowReader) read(file *os.File, path string) *reading {
 		file.Close()
 		return known
 	}
-	known := new(reading)
+	known := &reading{file: file}
 	known.regions = sync.OnceValue(func() *region.Map { return r.divideFile(file, path) })
 	known.rows = sync.OnceValue(func() fileRows {
 		share := min(id.size, readingBytes)
 		_ = r.busy.Acquire(context.Background(), share) // fails only with its context
 		defer r.busy.Release(share)
-		rows := r.make(file, path)
-		rows.table = known.regions().Divide(rows.table)
-		return rows
+		return r.make(file, path, known.regions())
 	})
 	r.known[id] = known
 	return known
@@ -153,9 +152,47 @@ func (r *rowReader) divideFile(file *os.File, path string) *region.Map {
 }
 
 // make reads a file, which stays open.
-func (r *rowReader) make(file *os.File, path string) fileRows {
-	table, err := r.cache.Open(file, path)
-	return fileRows{table, openELF(file, path), err}
+func (r *rowReader) make(file *os.File, path string, regions *region.Map) fileRows {
+	read := func() (*cfi.Table, error) {
+		table, err := r.cache.Open(file, path)
+		return regions.Divide(table), err
+	}
+	table, err := read()
+	held := &heldTable{table: table}
+	if r.cache != nil && err == nil {
+		held.again = func() *cfi.Table { table, _ := read(); return table }
+	}
+	return fileRows{held, openELF(file, path), err}
+}
+
+// heldTable is a table that the kernel has too. Only stacks that were captured before it had need another look.
+type heldTable struct {
+	again func() *cfi.Table // reads it again; nil: it has to be kept
+
+	mu    sync.Mutex
+	table *cfi.Table
+}
+
+func (h *heldTable) get() *cfi.Table {
+	if h == nil {
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.table == nil && h.again != nil {
+		h.table = h.again()
+	}
+	return h.table
+}
+
+// drop lets go of a table that can be read again.
+func (h *heldTable) drop() {
+	if h == nil || h.again == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.table = nil
 }
 
 func openELF(file *os.File, path string) func() *objfile.File {
