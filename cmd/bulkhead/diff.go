@@ -67,11 +67,11 @@ func (f *analysisFlags) compare(a, b string) ([]analysis.Change, error) {
 		if err != nil {
 			return nil, err
 		}
-		before, err := analysis.AnalyzeLibrary(a, opts)
+		before, err := analysis.Analyze(a, opts)
 		if err != nil {
 			return nil, err
 		}
-		after, err := analysis.AnalyzeLibrary(b, opts)
+		after, err := analysis.Analyze(b, opts)
 		if err != nil {
 			return nil, err
 		}

@@ -44,14 +44,9 @@ type Result struct {
 	asked   *asker
 }
 
-// Analyze computes what the program at path can do.
+// Analyze computes what the program at path can do; of a shared library, what it
+// can do for a program that calls any of its exported functions.
 func Analyze(path string, opts Options) (*Result, error) {
-	return analyze(path, opts, func(*reach) {})
-}
-
-// analyze links what path loads and follows it from its roots, and from those
-// that more adds.
-func analyze(path string, opts Options, more func(*reach)) (*Result, error) {
 	if err := opts.complete(); err != nil {
 		return nil, err
 	}
@@ -67,7 +62,12 @@ func analyze(path string, opts Options, more func(*reach)) (*Result, error) {
 	r := newReach(p)
 	r.set, r.plugins, r.leaveOut, r.closed = asked, opts.Plugins, opts.LeaveOut, len(opts.Loading.With) > 0
 	r.run()
-	more(r)
+	if library, err := IsLibrary(p.objects[0].object.Path); err != nil {
+		return nil, err
+	} else if library {
+		r.lookUpAll(p.objects[0], place{fn: noFunc}, nil)
+		r.drain()
+	}
 	if err := r.openAll(&opts); err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func analyze(path string, opts Options, more func(*reach)) (*Result, error) {
 	origins := c.origins()
 	c.chargeRest(origins)
 	return &Result{
-		charge: c, origins: origins, missing: set.Missing(), path: p.objects[0].object.Path, names: newNamer(p), asked: asked,
+		charge: c, origins: origins, missing: set.Missing(), path: p.objects[0].object.Target, names: newNamer(p), asked: asked,
 	}, nil
 }
 

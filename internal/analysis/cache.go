@@ -31,14 +31,15 @@ func OpenCache(dir string) (*Cache, error) {
 }
 
 // summary returns the summary of the object at path, from the cache if it is
-// there, and the hash of the content that it is of. A nil cache does without both.
+// there, and the hash of the content that it is of. A nil cache does without both,
+// as does a file that is too large to hash: of that only what is loaded is read.
 func (c *Cache) summary(path string, triggers []string) (*Summary, contentHash, error) {
 	f, info, err := openRegular(path)
 	if err != nil {
 		return nil, contentHash{}, err
 	}
 	defer f.Close()
-	if c == nil {
+	if c == nil || info.Size() > maxHashed {
 		s, err := summarizeFile(f, info, triggers)
 		return s, contentHash{}, err
 	}
@@ -93,6 +94,10 @@ func openRegular(path string) (*os.File, os.FileInfo, error) {
 // A contentHash identifies the content of a file.
 type contentHash [sha256.Size]byte
 
+// maxHashed bounds the files that are hashed, in bytes. The largest programs have
+// 1 GiB with their debugging information; a sparse file can have any size.
+const maxHashed = 4 << 30
+
 // contentOf returns the hash of the content of the file at path.
 func (c *Cache) contentOf(path string) (contentHash, error) {
 	f, info, err := openRegular(path)
@@ -100,6 +105,9 @@ func (c *Cache) contentOf(path string) (contentHash, error) {
 		return contentHash{}, err
 	}
 	defer f.Close()
+	if info.Size() > maxHashed {
+		return contentHash{}, fmt.Errorf("%s: more than %d bytes", path, int64(maxHashed))
+	}
 	return c.content(f, info)
 }
 

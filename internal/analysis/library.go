@@ -13,8 +13,9 @@ import (
 )
 
 // IsLibrary reports whether the file at path is a shared library: an ELF file of
-// type ET_DYN without a dynamic loader of its own that is not marked as a
-// position-independent program.
+// type ET_DYN that is not marked as a position-independent program, and has no
+// dynamic loader of its own. A C library has one, to print its version; it also has
+// a name for others to ask for.
 func IsLibrary(path string) (bool, error) {
 	f, err := objfile.Open(path)
 	if err != nil {
@@ -22,19 +23,10 @@ func IsLibrary(path string) (bool, error) {
 	}
 	defer f.Close()
 	dyn, err := f.Dynamic()
-	if err != nil {
+	if err != nil || dyn == nil || f.Type != elf.ET_DYN {
 		return false, err
 	}
-	return f.Type == elf.ET_DYN && f.Interp == "" && dyn.Flags1&elf.DF_1_PIE == 0, nil
-}
-
-// AnalyzeLibrary computes what a shared library can do for a program that calls
-// any of its exported functions.
-func AnalyzeLibrary(path string, opts Options) (*Result, error) {
-	return analyze(path, opts, func(r *reach) {
-		r.lookUpAll(r.objects[0], place{fn: noFunc}, nil)
-		r.drain()
-	})
+	return dyn.Flags1&elf.DF_1_PIE == 0 && (f.Interp == "" || dyn.Soname != ""), nil
 }
 
 // A Change is a system call that one side of a comparison has and the other does

@@ -40,7 +40,7 @@ func library(t *testing.T, source string) *Result {
 	if is, err := IsLibrary(out); err != nil || !is {
 		t.Fatalf("IsLibrary(%s) = %t, %v", out, is, err)
 	}
-	r, err := AnalyzeLibrary(out, Options{Summaries: testCache})
+	r, err := Analyze(out, Options{Summaries: testCache})
 	if err != nil {
 		t.Fatal(err)
 	}

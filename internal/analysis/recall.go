@@ -182,7 +182,7 @@ func recall(path string, opts *Options) *attribution.Document {
 // remember keeps the document for recall.
 func (r *Result) remember(d *attribution.Document, opts *Options) {
 	c := opts.Summaries
-	if c == nil || tool() == "" {
+	if c == nil || tool() == "" || slices.Contains(r.charge.contents, contentHash{}) {
 		return
 	}
 	questions, err := json.Marshal(r.asked.questions)

@@ -324,6 +324,9 @@ func (l *Set) read(resolved, asked string) (*Object, error) {
 	if f.Class != l.class || f.Machine != l.machine {
 		return nil, fmt.Errorf("open %s: %w", host, errOtherABI)
 	}
+	if err := f.Whole(); err != nil {
+		return nil, err
+	}
 	o := &Object{Name: path.Base(resolved), Path: host, Target: resolved}
 	dyn, err := f.Dynamic()
 	if err != nil {

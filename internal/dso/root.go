@@ -48,7 +48,7 @@ func (r root) resolve(p string) (string, error) {
 		if err != nil {
 			var pe *fs.PathError
 			if errors.As(err, &pe) && errors.Is(err, fs.ErrNotExist) {
-				return "", err
+				return "", fmt.Errorf("%s: %w", r.host(next), fs.ErrNotExist)
 			}
 			done = next // not a link, or the next step will say what is wrong
 			continue

@@ -111,6 +111,16 @@ func Open(path string) (*File, error) {
 	return f, nil
 }
 
+// Whole returns an error if the file ends before one of its segments does.
+func (f *File) Whole() error {
+	for _, s := range f.Segments {
+		if end := s.Offset + s.Filesz; end > uint64(f.Size) || end < s.Offset {
+			return fmt.Errorf("%s: truncated ELF file: a segment ends at byte %d, the file at %d", f.Name, end, f.Size)
+		}
+	}
+	return nil
+}
+
 // NewFile reads the headers of an ELF file of the given size in bytes. The name
 // is for messages only. Close does not close r.
 func NewFile(r io.ReaderAt, size int64, name string) (*File, error) {
