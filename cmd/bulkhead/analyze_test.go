@@ -2,21 +2,10 @@ package main
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 )
-
-// bulkheadBinary builds the command once for the tests that run it as root does.
-func bulkheadBinary(t *testing.T) string {
-	t.Helper()
-	out := filepath.Join(t.TempDir(), "bulkhead")
-	if msg, err := exec.Command("go", "build", "-o", out, ".").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, msg)
-	}
-	return out
-}
 
 func TestAnalyzeVerbs(t *testing.T) {
 	program, err := filepath.EvalSymlinks("/usr/bin/ls")

@@ -40,7 +40,7 @@ func newComparison(t *testing.T, cacheDir string) *comparison {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &comparison{binary: bulkheadBinary(t), cache: cache, compared: map[string]bool{}}
+	return &comparison{binary: filepath.Join(publicProgram(t), "bulkhead"), cache: cache, compared: map[string]bool{}}
 }
 
 // trace returns the document of a command. While it runs, load is called, if it is
