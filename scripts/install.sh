@@ -1,8 +1,9 @@
 #!/bin/sh
-# Copy what scripts/dist.sh made to where programs, manuals and completions are below a prefix: install.sh PREFIX
+# Copy what scripts/dist.sh made, into DIST or dist, to where programs, manuals and completions are below a prefix: install.sh PREFIX
 set -eu
-cd "$(dirname "$0")/../dist"
+cd "$(dirname "$0")/.."
 prefix=$1
+cd "${DIST:-dist}"
 install -D -m 755 bulkhead "$prefix/bin/bulkhead"
 for page in man/man1/*; do
 	install -D -m 644 "$page" "$prefix/share/$page"
