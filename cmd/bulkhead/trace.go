@@ -126,7 +126,7 @@ func noteStream(r *trace.Result) {
 func tuneRuntime() {
 	runtime.GOMAXPROCS(runtime.NumCPU() + 1)
 	debug.SetGCPercent(-1)
-	debug.SetMemoryLimit(110 << 20)
+	debug.SetMemoryLimit(84 << 20)
 }
 
 // staySmall trades time for memory: a tracer should be small beside its target.

@@ -32,6 +32,11 @@ func loadCollection(spec *ebpf.CollectionSpec, object []byte, cache *filecache.C
 	if err == nil {
 		coll.Programs, err = code.load(coll.Maps)
 	}
+	if err != nil && code != nil && code.kept { // whatever may be wrong with it
+		if code, err = newRelocated(spec); err == nil {
+			coll.Programs, err = code.load(coll.Maps)
+		}
+	}
 	if err != nil {
 		coll.Close()
 		return nil, err

@@ -26,6 +26,8 @@ import (
 type relocated struct {
 	Types    []byte // of all programs, as BTF
 	Programs map[string]*program
+
+	kept bool // it comes from the cache
 }
 
 // program is what bpf(BPF_PROG_LOAD) is given, except for maps.
@@ -60,6 +62,7 @@ func openRelocated(spec *ebpf.CollectionSpec, object []byte, cache *filecache.Ca
 	}
 	var kept relocated
 	if data := cache.Get(key); data != nil && json.Unmarshal(data, &kept) == nil {
+		kept.kept = true
 		return &kept, nil
 	}
 	r, err := newRelocated(spec)
