@@ -8,17 +8,22 @@ import (
 	"sync"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"bulkhead/internal/syscalls"
 )
 
 //go:embed guards.toml
 var guardsFile string
 
-// A guard is a function that waits for others: see guards.toml.
+// A guard is a function that waits for others, or a part of one: see guards.toml.
 type guard struct {
 	Object   string   `toml:"object"`
 	Function string   `toml:"function"`
 	Calls    []string `toml:"calls"`
+	Makes    []string `toml:"makes"`
+	Of       []string `toml:"of"`
 	Needs    []string `toml:"needs"`
+	Outside  bool     `toml:"outside"`
 	Why      string   `toml:"why"`
 }
 
@@ -34,103 +39,156 @@ var guards = sync.OnceValue(func() []guard {
 	return file.Guard
 })
 
-// guarded maps the guarded functions of an object to the names that they wait
-// for.
-func (l *linked) guarded() map[uint32][]string {
-	out := map[uint32][]string{}
-	for _, g := range guards() {
+// guarded maps the guarded functions of an object to their guards.
+func (l *linked) guarded() map[uint32][]*guard {
+	out := map[uint32][]*guard{}
+	for i := range guards() {
+		g := &guards()[i]
 		if ok, _ := path.Match(g.Object, l.object.Name); !ok {
 			continue
 		}
-		if g.Function != "" {
-			for i := range l.Exports {
-				if e := &l.Exports[i]; e.Name == g.Function && e.Kind == ExportFunc {
-					out[e.Func] = g.Needs
-				}
-			}
+		if g.Function == "" {
+			l.guardPrivate(g, out)
 			continue
 		}
-		l.guardCallers(g, out)
+		for i := range l.Exports {
+			if e := &l.Exports[i]; e.Name == g.Function && e.Kind == ExportFunc {
+				out[e.Func] = append(out[e.Func], g)
+			}
+		}
 	}
 	return out
 }
 
-// guardCallers finds the private functions that call all of g.Calls.
-func (l *linked) guardCallers(g guard, out map[uint32][]string) {
+// guardPrivate finds the private functions that call all of g.Calls and make all
+// of g.Makes.
+func (l *linked) guardPrivate(g *guard, out map[uint32][]*guard) {
 	exported := map[uint32]bool{}
-	bit := map[uint32]uint{} // callee -> bits of the names in g.Calls
+	callee := map[uint32][]string{}
 	for i := range l.Exports {
 		e := &l.Exports[i]
 		if e.Kind != ExportFunc {
 			continue
 		}
 		exported[e.Func] = true
-		if at := slices.Index(g.Calls, e.Name); at >= 0 {
-			bit[e.Func] |= 1 << at
+		if slices.Contains(g.Calls, e.Name) {
+			callee[e.Func] = append(callee[e.Func], e.Name)
 		}
 	}
-	all := uint(1)<<len(g.Calls) - 1
-	for f := range l.Funcs {
-		if exported[uint32(f)] {
+	for f := range uint32(len(l.Funcs)) {
+		if exported[f] {
 			continue
 		}
-		var have uint
-		for _, c := range l.calls(uint32(f)) {
+		have := map[string]bool{}
+		for _, c := range l.calls(f) {
 			switch c.Kind {
 			case CallFunc:
-				have |= bit[c.Target]
-			case CallImport:
-				if at := slices.Index(g.Calls, l.Imports[c.Target].Name); at >= 0 {
-					have |= 1 << at
+				for _, name := range callee[c.Target] {
+					have[name] = true
 				}
+			case CallImport:
+				have[l.Imports[c.Target].Name] = true
 			}
 		}
-		if have == all {
-			out[uint32(f)] = g.Needs
+		for _, s := range l.sites(f) {
+			if e := l.Exprs[s.Expr]; e.Op == OpConst && s.ABI == SiteAMD64 {
+				name, _ := syscalls.Name(syscalls.AMD64, int(e.N))
+				have["making "+name] = true
+			}
+		}
+		if !slices.ContainsFunc(g.Calls, func(name string) bool { return !have[name] }) &&
+			!slices.ContainsFunc(g.Makes, func(name string) bool { return !have["making "+name] }) {
+			out[f] = append(out[f], g)
 		}
 	}
 }
 
-// A held is a function that was reached and waits.
+// A held is something that waits for what its guard needs.
 type held struct {
+	guard *guard
+	key   heldKey
+	then  func()
+}
+
+// A heldKey tells what waits: a function, or what it does at an instruction.
+type heldKey struct {
 	f   fid
-	why why
+	off uint32
+	nr  int64 // system call number, or the function called
 }
 
 // guard prepares the guards of an object.
 func (r *reach) guard(l *linked) {
-	for fn, needs := range l.guarded() {
-		r.waits[l.first+fn] = needs
+	for fn, list := range l.guarded() {
+		r.guards[l.first+fn] = list
 	}
 }
 
-// waiting reports whether f waits for a function that is not reached.
-func (r *reach) waiting(f fid, because why) bool {
-	needs, ok := r.waits[f]
-	if !ok {
-		return false
-	}
-	for _, name := range needs {
+// met reports whether something that a guard needs is reachable.
+func (r *reach) met(g *guard) bool {
+	for _, name := range g.Needs {
 		for _, d := range r.defs[name] {
-			if d.export.Kind == ExportFunc && r.reached[d.object.first+d.export.Func] {
-				return false
+			if d.export.Kind != ExportFunc {
+				continue
+			}
+			f := d.object.first + d.export.Func
+			if r.reached[f] && (!g.Outside || r.outside[f]) {
+				return true
 			}
 		}
 	}
-	if !slices.ContainsFunc(r.held, func(h held) bool { return h.f == f }) {
-		r.held = append(r.held, held{f, because})
-	}
-	return true
+	return false
 }
 
-// release reaches the held functions that wait no longer, and reports whether
-// there were any.
+// waits reports whether something that function f does, or f itself if name is
+// empty, waits for what a guard needs; then is called once that is reachable.
+func (r *reach) waits(f fid, name string, key heldKey, then func()) bool {
+	for _, g := range r.guards[f] {
+		if name == "" && len(g.Of) > 0 || name != "" && !slices.Contains(g.Of, name) || r.met(g) {
+			continue
+		}
+		if !slices.ContainsFunc(r.held, func(h held) bool { return h.key == key }) {
+			r.held = append(r.held, held{g, key, then})
+		}
+		return true
+	}
+	return false
+}
+
+// waitsToCall reports whether f's call of exported function to waits.
+func (r *reach) waitsToCall(l *linked, f fid, c uint32, to fid) bool {
+	if r.guards[f] == nil {
+		return false
+	}
+	o := r.owner[to]
+	for i := range o.Exports {
+		if e := &o.Exports[i]; e.Kind == ExportFunc && e.Func == to-o.first &&
+			r.waits(f, e.Name, heldKey{f, l.Calls[c].Off, int64(to)}, func() { r.connect(l, f, c, to) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// waitsToMake reports whether system call n of f waits.
+func (r *reach) waitsToMake(f fid, s Site, n int64) bool {
+	if r.guards[f] == nil || s.ABI != SiteAMD64 {
+		return false
+	}
+	name, _ := syscalls.Name(syscalls.AMD64, int(n))
+	return r.waits(f, name, heldKey{f, s.Off, n}, func() { r.number(f, s, n) })
+}
+
+// release goes on with what waits no longer, and reports whether that gave work.
 func (r *reach) release() bool {
 	todo := r.held
 	r.held = nil
-	before := len(r.work)
 	for _, h := range todo {
-		r.reach(h.f, h.why)
+		if r.met(h.guard) {
+			h.then()
+		} else {
+			r.held = append(r.held, h)
+		}
 	}
-	return len(r.work) > before
+	return len(r.work) > 0
 }

@@ -52,7 +52,10 @@ type reach struct {
 	registrars           map[fid]bool
 	// public says of a conduit's function that its address escapes outside of
 	// conduits.
-	public     []bool
+	public []bool
+	// outside says of a function that code outside of conduits calls it or has its
+	// address.
+	outside    []bool
 	why        []why
 	edges      [][]edge
 	open       []bool // calls through pointers that are not followed
@@ -71,7 +74,7 @@ type reach struct {
 	opening    []opening       // those that are not linked yet
 	symbols    map[string][]place
 	streams    map[uint64]*stream // by offset in a table
-	waits      map[fid][]string   // guarded functions, and what they wait for
+	guards     map[fid][]*guard
 	held       []held
 	cause      why // of what is escaping now
 }
@@ -130,7 +133,7 @@ const (
 
 func newReach(p *program) *reach {
 	r := &reach{
-		program: p, streams: map[uint64]*stream{}, waits: map[fid][]string{}, registrars: map[fid]bool{},
+		program: p, streams: map[uint64]*stream{}, guards: map[fid][]*guard{}, registrars: map[fid]bool{},
 		unresolved: map[place]bool{},
 		openEnds:   map[place]string{}, wanted: map[string]bool{}, symbols: map[string][]place{},
 	}
@@ -144,6 +147,7 @@ func (r *reach) grow() {
 	r.reached = append(r.reached, make([]bool, n)...)
 	r.escaped = append(r.escaped, make([]bool, n)...)
 	r.public = append(r.public, make([]bool, n)...)
+	r.outside = append(r.outside, make([]bool, n)...)
 	r.open = append(r.open, make([]bool, n)...)
 	r.guardedCalls = append(r.guardedCalls, make([]bool, n)...)
 	r.lookedUp = append(r.lookedUp, make([]bool, n)...)
@@ -236,7 +240,7 @@ var loaderCalls = []string{
 // reach marks a function as reachable.
 func (r *reach) reach(f fid, because why) {
 	if !r.reached[f] {
-		if r.waiting(f, because) {
+		if r.waits(f, "", heldKey{f: f}, func() { r.reach(f, because) }) {
 			return
 		}
 		r.reached[f] = true
@@ -248,7 +252,7 @@ func (r *reach) reach(f fid, because why) {
 // escape marks a function as callable from anywhere with anything.
 func (r *reach) escape(f fid) {
 	if r.cause.from == noFunc || !r.owner[r.cause.from].conduit {
-		r.public[f] = true
+		r.public[f], r.outside[f] = true, true
 	}
 	if r.escaped[f] {
 		return
@@ -535,6 +539,9 @@ func (r *reach) makes(l *linked, nr int64) bool {
 const sysExecve = 59
 
 func (r *reach) number(f fid, s Site, n int64) {
+	if r.waitsToMake(f, s, n) {
+		return
+	}
 	if l := r.owner[f]; n == sysExecve && s.ABI == SiteAMD64 && l.object.Interp && l.index != 0 && len(l.Lazy) > 0 {
 		return
 	}
@@ -732,7 +739,13 @@ func (r *reach) escapeExpr(l *linked, f fid, off uint32, e Expr) {
 
 // connect adds an edge from call c of f and hands the arguments over.
 func (r *reach) connect(l *linked, f fid, c uint32, to fid) {
+	if r.waitsToCall(l, f, c, to) {
+		return
+	}
 	off := l.Calls[c].Off
+	if !l.conduit {
+		r.outside[to] = true
+	}
 	if l.Calls[c].Kind == CallIndirect { // the others come here once
 		for _, e := range r.edges[f] {
 			if e.to == to && e.off == off {
@@ -833,6 +846,9 @@ func (r *reach) addFunc(k nodeKey, f fid, because why) {
 		}
 	}
 	n.funcs = append(n.funcs, f)
+	if !r.owner[because.from].conduit {
+		r.outside[f] = true
+	}
 	r.cause = because
 	for i := 0; i < len(n.uses); i++ {
 		r.apply(n, n.uses[i], &f, nil)
