@@ -55,6 +55,7 @@ type charge struct {
 	index map[sysno]int
 	own   []callset // by function: its own instructions
 	leaks bool
+	only  []bool // by function: its open calls enter what its callers hand over
 
 	// through is, for a function of a conduit, what can happen below it without
 	// another compartment's frame in between: it is charged to the caller. For a
@@ -63,16 +64,19 @@ type charge struct {
 	through []callset
 	// below is all that can happen below a function.
 	below []callset
-	// throughOpen is the union over the functions that an open call may enter,
-	// throughPublic over those that one outside of conduits may.
-	throughOpen, throughPublic callset
-	// throughGuarded is the union over the functions whose addresses glibc keeps
-	// mangled, throughExit over those that it calls at exit, and throughServices
-	// over its name services.
-	throughGuarded, throughExit, throughServices callset
-	exits                                        []bool // by function: calls what is registered for exit
-	services                                     []bool // by function: a name service
-	dispatchers                                  []bool // by function: looks name services up
+	// pools are the unions over the functions that calls through pointers may
+	// enter, by who calls.
+	pools [pools]callset
+	// tables are, for functions of glibc with open calls, the private functions in
+	// the tables that they name.
+	tables      map[fid][]fid
+	exits       []bool       // by function: calls what is registered for exit
+	services    []bool       // by function: a name service
+	dispatchers []bool       // by function: looks name services up
+	finalizes   map[fid]bool // calls what one object has registered
+	allocates   map[fid]bool // allocators, which others are given to use
+	bottom      map[fid]bool // outermost functions of threads
+	starts      []bool       // by function: what the loader calls: initialisers, finalisers, resolvers, entries
 }
 
 func newCharge(r *reach) *charge {
@@ -114,8 +118,20 @@ func newCharge(r *reach) *charge {
 		}
 	}
 	c.leaks = r.leaks()
+	c.only = r.callOnlyArguments()
 	c.findServices()
-	c.through = c.solve(c.startThrough, c.edgeThrough, &c.throughOpen, &c.throughPublic)
+	c.allocates, c.bottom = map[fid]bool{}, map[fid]bool{}
+	for _, f := range c.allocators() {
+		c.allocates[f] = true
+	}
+	for f, list := range c.guards {
+		if slices.ContainsFunc(list, func(g *guard) bool { return g.Bottom }) {
+			c.bottom[f] = true
+		}
+	}
+	c.findStarts()
+	c.findTables()
+	c.through = c.solve()
 	c.solveBelow()
 	return c
 }
@@ -140,13 +156,17 @@ func (c *charge) findServices() {
 			}
 		}
 	}
-	c.exits = make([]bool, len(c.owner))
+	c.exits, c.finalizes = make([]bool, len(c.owner)), map[fid]bool{}
 	for _, name := range exitNames {
 		for _, d := range c.defs[name] {
 			if d.export.Kind != ExportFunc || !d.object.conduit {
 				continue
 			}
 			f := d.object.first + d.export.Func
+			if name == "__cxa_finalize" {
+				c.finalizes[f] = true
+				continue
+			}
 			c.exits[f] = true
 			for _, e := range c.edges[f] {
 				c.exits[e.to] = true
@@ -203,69 +223,48 @@ func numberOf(x numbered) sysno {
 	return sysno{syscalls.AMD64, x.nr}
 }
 
-func (c *charge) startThrough(f fid) callset {
-	if c.owner[f].conduit {
-		return c.own[f]
-	}
-	return callset{}
-}
-
 // edgeThrough reports whether what happens below e is charged to f's caller.
 func (c *charge) edgeThrough(f fid, e edge) bool { return c.owner[f].conduit || e.tail }
 
-// solve propagates sets from callees to callers over the edges that pass, to the
-// least fixed point. Open calls see the union over all escaped functions.
-func (c *charge) solve(start func(fid) callset, pass func(fid, edge) bool, open, public *callset) []callset {
+// solve computes through: it propagates sets from callees to callers to the least
+// fixed point, and from the members of pools to those who call into them.
+func (c *charge) solve() []callset {
 	sets := make([]callset, len(c.owner))
-	order := make([]fid, 0, len(c.owner))
+	var order []fid
+	in := make([]uint16, len(c.owner))
+	from := make([]uint16, len(c.owner))
 	for f := range sets {
-		if c.reached[f] {
-			sets[f] = start(fid(f))
-			if c.owner[f].conduit || c.escaped[f] || c.hasTail(fid(f)) {
-				order = append(order, fid(f))
-			}
+		if !c.reached[f] {
+			continue
+		}
+		f := fid(f)
+		if c.owner[f].conduit {
+			sets[f] = c.own[f]
+		}
+		if c.owner[f].conduit || c.escaped[f] || c.hasTail(f) {
+			order = append(order, f)
+			in[f], from[f] = c.inPools(f), c.callsPools(f)
 		}
 	}
-	passes := func(f fid) bool { return pass(f, edge{tail: c.openTail(f)}) }
 	for changed := true; changed; {
 		changed = false
-		for i := len(order) - 1; i >= 0; i-- {
-			f := order[i]
+		for _, f := range slices.Backward(order) {
 			for _, e := range c.edges[f] {
-				if pass(f, e) && sets[f].union(&sets[e.to]) {
+				if c.edgeThrough(f, e) && sets[f].union(&sets[e.to]) {
 					changed = true
 				}
 			}
-			if c.open[f] && passes(f) {
-				from := open
-				if !c.owner[f].conduit {
-					from = public
-				}
-				changed = sets[f].union(from) || changed
+			for _, to := range c.tables[f] {
+				changed = sets[f].union(&sets[to]) || changed
 			}
-			if c.guardedCalls[f] && pass(f, edge{tail: true}) {
-				if c.exits[f] {
-					changed = sets[f].union(&c.throughExit) || changed
-				} else {
-					changed = sets[f].union(&c.throughGuarded) || changed
-				}
-				if c.dispatchers[f] {
-					changed = sets[f].union(&c.throughServices) || changed
+			for i := range pools {
+				if from[f]>>i&1 != 0 {
+					changed = sets[f].union(&c.pools[i]) || changed
 				}
 			}
-			if c.registered[f] || c.registeredUnknown && c.escaped[f] && !c.owner[f].conduit {
-				changed = c.throughExit.union(&sets[f]) || changed
-			}
-			if c.escaped[f] && c.mangles(f) {
-				changed = c.throughGuarded.union(&sets[f]) || changed
-			}
-			if c.escaped[f] && c.services[f] {
-				changed = c.throughServices.union(&sets[f]) || changed
-			}
-			if c.escaped[f] && !c.services[f] {
-				changed = open.union(&sets[f]) || changed
-				if c.enters(f) {
-					changed = public.union(&sets[f]) || changed
+			for i := range pools {
+				if in[f]>>i&1 != 0 {
+					changed = c.pools[i].union(&sets[f]) || changed
 				}
 			}
 		}
@@ -434,14 +433,30 @@ func (c *charge) chargeFunction(o *origin, f fid) {
 		})
 	}
 	for _, e := range c.edges[f] {
+		if c.finalizes[e.to] {
+			c.chargeRegistered(o, step{f, e.off})
+		}
 		if _, ok := o.exits[e.to]; !ok && c.through[e.to] != (callset{}) {
 			o.exits[e.to] = step{f, e.off}
 			o.set.union(&c.through[e.to])
 		}
 	}
-	if c.open[f] && o.opener == noFunc {
+	if c.open[f] && !c.only[f] && o.opener == noFunc {
 		o.opener = f
-		o.set.union(&c.throughPublic)
+		o.set.union(&c.pools[poolPublic])
+	}
+}
+
+// chargeRegistered charges an object for what it has registered, which its own end
+// calls at s.
+func (c *charge) chargeRegistered(o *origin, s step) {
+	for g := range c.through {
+		if g := fid(g); c.registers(o.object.index, g) && c.through[g] != (callset{}) {
+			if _, ok := o.exits[g]; !ok {
+				o.exits[g] = s
+				o.set.union(&c.through[g])
+			}
+		}
 	}
 }
 
@@ -488,6 +503,9 @@ func (c *charge) chargeConduit(o *origin) {
 				o.bottoms = append(o.bottoms, f)
 				break
 			}
+		}
+		if c.bottom[f] && c.reached[f] {
+			o.bottoms = append(o.bottoms, f)
 		}
 	}
 	for _, f := range o.bottoms {

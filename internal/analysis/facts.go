@@ -12,6 +12,9 @@ func (w *walker) expr(v value) uint32 {
 	case constant:
 		return w.addExpr(Expr{Op: OpConst, N: v.n})
 	case address:
+		if uint64(v.n) > w.start && uint64(v.n) < w.end {
+			return 0 // a label, which nobody calls
+		}
 		if fn, ok := w.codeTarget(uint64(v.n)); ok {
 			return w.addExpr(Expr{Op: OpFunc, I: fn})
 		}
@@ -394,7 +397,7 @@ func (w *walker) addCall(in *insn, s *state, kind CallKind, target uint32) {
 // it escapes.
 func (w *walker) addArg(in *insn, reg uint8, v value, kind CallKind) {
 	switch v.k {
-	case unknown, tableEntry, tableJump, labelJump, guarded:
+	case unknown, tableEntry, tableJump, labelJump, guarded, otherStack:
 		return
 	case frame:
 		return

@@ -21,8 +21,14 @@ type guard struct {
 	Function string   `toml:"function"`
 	Calls    []string `toml:"calls"`
 	Makes    []string `toml:"makes"`
+	By       []string `toml:"by"`
+	Handed   []string `toml:"handed"`
 	Of       []string `toml:"of"`
+	Opens    bool     `toml:"opens"`
 	Needs    []string `toml:"needs"`
+	Callers  []string `toml:"callers"`
+	As       string   `toml:"as"`
+	Bottom   bool     `toml:"bottom"`
 	Outside  bool     `toml:"outside"`
 	Why      string   `toml:"why"`
 }
@@ -60,11 +66,17 @@ func (l *linked) guarded() map[uint32][]*guard {
 	return out
 }
 
-// guardPrivate finds the private functions that call all of g.Calls and make all
-// of g.Makes.
+// guardPrivate finds the private functions that fit all that g tells them by.
 func (l *linked) guardPrivate(g *guard, out map[uint32][]*guard) {
 	exported := map[uint32]bool{}
 	callee := map[uint32][]string{}
+	marks := map[uint32]map[string]bool{} // by whom a function is called or handed over
+	mark := func(f uint32, what string) {
+		if marks[f] == nil {
+			marks[f] = map[string]bool{}
+		}
+		marks[f][what] = true
+	}
 	for i := range l.Exports {
 		e := &l.Exports[i]
 		if e.Kind != ExportFunc {
@@ -74,12 +86,29 @@ func (l *linked) guardPrivate(g *guard, out map[uint32][]*guard) {
 		if slices.Contains(g.Calls, e.Name) {
 			callee[e.Func] = append(callee[e.Func], e.Name)
 		}
+		if slices.Contains(g.By, e.Name) {
+			for _, c := range l.calls(e.Func) {
+				if c.Kind == CallFunc {
+					mark(c.Target, "by "+e.Name)
+				}
+			}
+		}
+		if slices.Contains(g.Handed, e.Name) {
+			for _, ref := range l.refs(e.Func) {
+				if ref.Kind == RefFunc {
+					mark(ref.Target, "handed "+e.Name)
+				}
+			}
+		}
 	}
 	for f := range uint32(len(l.Funcs)) {
 		if exported[f] {
 			continue
 		}
-		have := map[string]bool{}
+		have := marks[f]
+		if have == nil {
+			have = map[string]bool{}
+		}
 		for _, c := range l.calls(f) {
 			switch c.Kind {
 			case CallFunc:
@@ -96,8 +125,10 @@ func (l *linked) guardPrivate(g *guard, out map[uint32][]*guard) {
 				have["making "+name] = true
 			}
 		}
-		if !slices.ContainsFunc(g.Calls, func(name string) bool { return !have[name] }) &&
-			!slices.ContainsFunc(g.Makes, func(name string) bool { return !have["making "+name] }) {
+		lacks := func(prefix string, names []string) bool {
+			return slices.ContainsFunc(names, func(name string) bool { return !have[prefix+name] })
+		}
+		if !lacks("", g.Calls) && !lacks("making ", g.Makes) && !lacks("by ", g.By) && !lacks("handed ", g.Handed) {
 			out[f] = append(out[f], g)
 		}
 	}
@@ -124,6 +155,34 @@ func (r *reach) guard(l *linked) {
 	}
 }
 
+// ignores reports whether a guard says of function to that it does nothing when f
+// calls it.
+func (r *reach) ignores(f, to fid) bool {
+	for _, g := range r.guards[to] {
+		if len(g.Callers) > 0 && !slices.ContainsFunc(g.Callers, func(name string) bool {
+			return slices.ContainsFunc(r.defs[name], func(d binding) bool {
+				return d.export.Kind == ExportFunc && d.object.first+d.export.Func == f
+			})
+		}) {
+			return true
+		}
+	}
+	return false
+}
+
+// standIn returns the function that a conduit's call of to counts as.
+func (r *reach) standIn(l *linked, to fid) fid {
+	if !l.conduit {
+		return to
+	}
+	for _, g := range r.guards[to] {
+		if b := r.lookup(g.As, ""); g.As != "" && b.object != nil && b.export.Kind == ExportFunc {
+			return b.object.first + b.export.Func
+		}
+	}
+	return to
+}
+
 // met reports whether something that a guard needs is reachable.
 func (r *reach) met(g *guard) bool {
 	for _, name := range g.Needs {
@@ -144,7 +203,7 @@ func (r *reach) met(g *guard) bool {
 // empty, waits for what a guard needs; then is called once that is reachable.
 func (r *reach) waits(f fid, name string, key heldKey, then func()) bool {
 	for _, g := range r.guards[f] {
-		if name == "" && len(g.Of) > 0 || name != "" && !slices.Contains(g.Of, name) || r.met(g) {
+		if len(g.Needs) == 0 || name == "" && (len(g.Of) > 0 || g.Opens) || name != "" && !slices.Contains(g.Of, name) || r.met(g) {
 			continue
 		}
 		if !slices.ContainsFunc(r.held, func(h held) bool { return h.key == key }) {
@@ -153,6 +212,12 @@ func (r *reach) waits(f fid, name string, key heldKey, then func()) bool {
 		return true
 	}
 	return false
+}
+
+// opensNothing reports whether f's calls through pointers wait for what is not
+// reachable. It is asked when all that can be reached is.
+func (r *reach) opensNothing(f fid) bool {
+	return slices.ContainsFunc(r.guards[f], func(g *guard) bool { return g.Opens && !r.met(g) })
 }
 
 // waitsToCall reports whether f's call of exported function to waits.

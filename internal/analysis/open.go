@@ -23,11 +23,12 @@ func isLibraryName(s string) bool {
 
 // named handles a constant string that reached code names.
 func (r *reach) named(l *linked, at place, text string) {
-	if isLibraryName(text) {
+	plugins := r.plugins.loads(l.object, text, r.set)
+	if isLibraryName(text) && !slices.ContainsFunc(plugins, func(x pluginLoad) bool { return x.name == text }) {
 		r.want(l, at, pluginLoad{name: text})
 	}
-	for _, x := range r.plugins.loads(l.object, text, r.set) {
-		if r.leaveOut {
+	for _, x := range plugins {
+		if r.leaveOut && x.name != text {
 			r.openEnds[at] = "plug-ins, which were left out: " + text
 			continue
 		}
@@ -89,7 +90,7 @@ func (r *reach) dynamic(l *linked, f fid, c uint32, name string) {
 func (r *reach) lookUp(name string, at place) {
 	r.cause = why{at.fn, at.off, byAddress}
 	for _, d := range r.defs[name] {
-		r.lookedUpExport(d)
+		r.lookedUpExport(d, at)
 	}
 }
 
@@ -125,21 +126,23 @@ func (r *reach) lookUpAll(l *linked, at place, patterns []string) {
 		}) {
 			continue
 		}
-		r.lookedUpExport(binding{l, e})
+		r.lookedUpExport(binding{l, e}, at)
 	}
 }
 
-// lookedUpExport lets a symbol that dlsym finds escape.
-func (r *reach) lookedUpExport(b binding) {
+// lookedUpExport lets a symbol that dlsym finds escape. What the C library looks
+// up itself, it keeps mangled.
+func (r *reach) lookedUpExport(b binding, at place) {
+	mangled := at.fn != noFunc && r.owner[at.fn].conduit
 	f := b.object.first + b.export.Func
 	switch b.export.Kind {
 	case ExportFunc:
-		r.lookedUp[f] = true
+		r.lookedUp[f] = r.lookedUp[f] || mangled
 		r.escape(f)
 	case ExportResolver:
 		r.resolver(b.object, b.export.Func)
 		for _, t := range r.returned(b.object, b.export.Func) {
-			r.lookedUp[t] = true
+			r.lookedUp[t] = r.lookedUp[t] || mangled
 		}
 	case ExportData:
 		r.data(b.object, b.export.Value, b.export.Size)

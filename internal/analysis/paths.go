@@ -13,8 +13,10 @@ type step struct {
 // attribution follows: within conduits, and over tail jumps.
 type paths struct {
 	*charge
-	callers [][]edge // reversed edges: to is the caller, off the instruction in it
-	doors   []door
+	callers [][]edge     // reversed edges: to is the caller, off the instruction in it
+	openers [pools][]fid // by pool: who calls into it
+	in      []uint16     // by function: the pools that it is in
+	passed  [pools]bool
 	dist    []uint32
 	next    []edge // what to follow from a function
 	entry   fid    // the nearest function that an open call outside of conduits may enter
@@ -23,7 +25,7 @@ type paths struct {
 
 func newPaths(c *charge) *paths {
 	n := len(c.owner)
-	p := &paths{charge: c, callers: make([][]edge, n), dist: make([]uint32, n), next: make([]edge, n)}
+	p := &paths{charge: c, callers: make([][]edge, n), dist: make([]uint32, n), next: make([]edge, n), in: make([]uint16, n)}
 	for f := range c.edges {
 		for _, e := range c.edges[f] {
 			if c.edgeThrough(fid(f), e) {
@@ -31,60 +33,22 @@ func newPaths(c *charge) *paths {
 			}
 		}
 	}
-	p.doors = []door{
-		{enters: func(f fid) bool { return c.escaped[f] && !c.services[f] }},
-		{enters: func(f fid) bool { return c.escaped[f] && !c.services[f] && c.enters(f) }},
-		{enters: func(f fid) bool { return c.escaped[f] && c.mangles(f) }},
-		{enters: func(f fid) bool {
-			return c.registered[f] || c.registeredUnknown && c.escaped[f] && !c.owner[f].conduit
-		}},
-		{enters: func(f fid) bool { return c.escaped[f] && c.services[f] }},
-	}
 	for f := range c.open {
-		p.addOpener(fid(f))
+		if !c.reached[f] {
+			continue
+		}
+		in, from := c.inPools(fid(f)), c.callsPools(fid(f))
+		p.in[f] = in
+		for i := range pools {
+			if from>>i&1 != 0 {
+				p.openers[i] = append(p.openers[i], fid(f))
+			}
+		}
+		for _, to := range c.tables[fid(f)] {
+			p.callers[to] = append(p.callers[to], edge{fid(f), p.openSite(fid(f)), false})
+		}
 	}
 	return p
-}
-
-// A door is a kind of open call: who makes it, and what it may enter.
-type door struct {
-	openers []fid
-	enters  func(fid) bool
-	passed  bool
-}
-
-// The doors, in the order of charge.solve's sets.
-const (
-	openDoor = iota
-	publicDoor
-	guardedDoor
-	exitDoor
-	serviceDoor
-)
-
-// addOpener enters f with the doors that its open calls are.
-func (p *paths) addOpener(f fid) {
-	if !p.owner[f].conduit && !p.openTail(f) {
-		return
-	}
-	add := func(i int) { p.doors[i].openers = append(p.doors[i].openers, f) }
-	if p.open[f] {
-		if p.owner[f].conduit {
-			add(openDoor)
-		} else {
-			add(publicDoor)
-		}
-	}
-	if p.guardedCalls[f] {
-		if p.exits[f] {
-			add(exitDoor)
-		} else {
-			add(guardedDoor)
-		}
-		if p.dispatchers[f] {
-			add(serviceDoor)
-		}
-	}
 }
 
 // search computes, for every function, its distance from an instruction that
@@ -94,9 +58,7 @@ func (p *paths) search(i int) {
 		p.dist[f] = unreachable
 	}
 	p.entry, p.queue = noFunc, p.queue[:0]
-	for i := range p.doors {
-		p.doors[i].passed = false
-	}
+	p.passed = [pools]bool{}
 	for f := range p.own {
 		if p.own[f].has(i) && p.owner[f].conduit {
 			p.visit(fid(f), 0, edge{})
@@ -107,16 +69,15 @@ func (p *paths) search(i int) {
 		for _, e := range p.callers[f] {
 			p.visit(e.to, p.dist[f]+1, edge{f, e.off, e.tail})
 		}
-		for i := range p.doors {
-			d := &p.doors[i]
-			if d.passed || !d.enters(f) {
+		for i := range pools {
+			if p.passed[i] || p.in[f]>>i&1 == 0 {
 				continue
 			}
-			d.passed = true
-			if i == publicDoor {
+			p.passed[i] = true
+			if i == poolPublic {
 				p.entry = f
 			}
-			for _, o := range d.openers {
+			for _, o := range p.openers[i] {
 				p.visit(o, p.dist[f]+1, edge{to: f, off: p.openSite(o)})
 			}
 		}

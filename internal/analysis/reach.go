@@ -45,14 +45,18 @@ type reach struct {
 	reached, escaped []bool
 	// guardedCalls says that a function calls pointers that glibc keeps mangled.
 	guardedCalls []bool
-	// lookedUp says that dlsym may have found a function; registered that it was
-	// given to atexit or its kin, and registeredUnknown that something else was.
-	lookedUp, registered []bool
-	registeredUnknown    bool
-	registrars           map[fid]bool
+	// lookedUp says that dlsym may have found a function.
+	lookedUp   []bool
+	registrars map[fid]bool
+	// registered are by object the functions that it gave to atexit or its kin;
+	// registeredUnknown says that it gave others.
+	registered        []map[fid]bool
+	registeredUnknown []bool
 	// public says of a conduit's function that its address escapes outside of
 	// conduits.
 	public []bool
+	// byName says of a function that its address escapes otherwise than in a table.
+	byName []bool
 	// outside says of a function that code outside of conduits calls it or has its
 	// address.
 	outside    []bool
@@ -75,6 +79,9 @@ type reach struct {
 	symbols    map[string][]place
 	streams    map[uint64]*stream // by offset in a table
 	guards     map[fid][]*guard
+	profilers  []map[uint32]bool // by object: functions that call conversions and name services
+	params     map[fid]uint32    // registers of parameters, where known
+	callbacks  map[fid]uint32    // registers of functions that are called and not kept
 	held       []held
 	cause      why // of what is escaping now
 }
@@ -129,11 +136,12 @@ const (
 	useForward
 	useEscape
 	useRegister
+	useCallback
 )
 
 func newReach(p *program) *reach {
 	r := &reach{
-		program: p, streams: map[uint64]*stream{}, guards: map[fid][]*guard{}, registrars: map[fid]bool{},
+		program: p, streams: map[uint64]*stream{}, guards: map[fid][]*guard{}, callbacks: map[fid]uint32{}, params: map[fid]uint32{}, registrars: map[fid]bool{},
 		unresolved: map[place]bool{},
 		openEnds:   map[place]string{}, wanted: map[string]bool{}, symbols: map[string][]place{},
 	}
@@ -148,10 +156,10 @@ func (r *reach) grow() {
 	r.escaped = append(r.escaped, make([]bool, n)...)
 	r.public = append(r.public, make([]bool, n)...)
 	r.outside = append(r.outside, make([]bool, n)...)
+	r.byName = append(r.byName, make([]bool, n)...)
 	r.open = append(r.open, make([]bool, n)...)
 	r.guardedCalls = append(r.guardedCalls, make([]bool, n)...)
 	r.lookedUp = append(r.lookedUp, make([]bool, n)...)
-	r.registered = append(r.registered, make([]bool, n)...)
 	r.why = append(r.why, make([]why, n)...)
 	r.edges = append(r.edges, make([][]edge, n)...)
 	r.nodes = append(r.nodes, make([]*[regStack + 1]*node, n)...)
@@ -159,13 +167,18 @@ func (r *reach) grow() {
 	for _, l := range r.objects[len(r.spans):] {
 		r.spans = append(r.spans, make([]bool, len(l.Spans)))
 		r.slots = append(r.slots, make([]bool, len(l.Slots)))
+		r.registered = append(r.registered, map[fid]bool{})
+		r.registeredUnknown = append(r.registeredUnknown, false)
 		r.guard(l)
+		r.findCallbacks(l)
+		r.profilers = append(r.profilers, r.findProfilers(l))
 		r.findRegistrars(l)
 	}
 }
 
 // run starts at the roots and works until nothing new is reached.
 func (r *reach) run() {
+	r.passOn()
 	r.cause = why{from: noFunc}
 	for _, l := range r.objects {
 		r.roots(l)
@@ -251,8 +264,11 @@ func (r *reach) reach(f fid, because why) {
 
 // escape marks a function as callable from anywhere with anything.
 func (r *reach) escape(f fid) {
-	if r.cause.from == noFunc || !r.owner[r.cause.from].conduit {
+	if r.cause.kind != byRoot && (r.cause.from == noFunc || !r.owner[r.cause.from].conduit) {
 		r.public[f], r.outside[f] = true, true
+	}
+	if r.cause.kind != byRoot && r.cause.kind != byData {
+		r.byName[f] = true
 	}
 	if r.escaped[f] {
 		return
@@ -277,6 +293,11 @@ func (r *reach) span(l *linked, i uint32) {
 		return
 	}
 	r.spans[l.index][i] = true
+	cause := r.cause
+	if r.cause.kind == byAddress {
+		r.cause.kind = byData
+	}
+	defer func() { r.cause = cause }()
 	from := uint32(0)
 	if i > 0 {
 		from = l.Spans[i-1].Slots
@@ -374,18 +395,14 @@ const (
 
 // slot lets what a slot holds escape.
 func (r *reach) slot(l *linked, i uint32) {
-	if r.slots[l.index][i] {
+	sl := &l.Slots[i]
+	if sl.Target != none && sl.Kind == SlotFunc && r.cause.kind == byAddress {
+		r.byName[l.first+sl.Target] = true
+	}
+	if r.slots[l.index][i] || sl.Target == none {
 		return
 	}
 	r.slots[l.index][i] = true
-	sl := &l.Slots[i]
-	if sl.Target == none {
-		return
-	}
-	cause := r.cause
-	if r.cause.kind == byAddress {
-		r.cause.kind = byData
-	}
 	switch sl.Kind {
 	case SlotFunc:
 		r.escape(l.first + sl.Target)
@@ -396,7 +413,6 @@ func (r *reach) slot(l *linked, i uint32) {
 	case SlotResolver:
 		r.resolver(l, sl.Target)
 	}
-	r.cause = cause
 }
 
 // imported lets the address of an imported symbol escape.
@@ -623,6 +639,9 @@ func (r *reach) callExpr(l *linked, f fid, c uint32, e Expr) {
 		r.guardedCalls[f] = true
 		r.callUnknown(l, f, c, false)
 	default:
+		if r.isHook(l, e) {
+			return
+		}
 		if slices.Contains(l.Lazy, f-l.first) {
 			return // to the function that the import is bound to, which its caller's edge says
 		}
@@ -635,6 +654,16 @@ func (r *reach) callExpr(l *linked, f fid, c uint32, e Expr) {
 		}
 		r.callUnknown(l, f, c, true)
 	}
+}
+
+// isHook reports whether an expression is a function in a table that glibc's
+// loader points to (GLRO(dl_dlfcn_hook)): only a static program sets that.
+func (r *reach) isHook(l *linked, e Expr) bool {
+	if e.Op != OpLoad || l.Exprs[e.I].Op != OpImportSlot {
+		return false
+	}
+	b := r.resolve(l, l.Exprs[e.I].I)
+	return b.object != nil && b.object != l && b.object.byField(b.export.Value) && r.isGlibc(l)
 }
 
 // formats reports whether the program may have given glibc functions for
@@ -660,10 +689,13 @@ func (r *reach) callVariable(l *linked, f fid, c uint32, o *linked, addr uint64)
 	}
 	switch {
 	case ok && o.Slots[s].Fixed:
+	case o.object.Interp && len(o.Lazy) > 0 && l != o:
+		// Of the function pointers that glibc's loader shares with libc, those that
+		// are not linked lead to the vDSO, which is a conduit whose system calls libc
+		// makes itself where it cannot use them.
 	case o.object.Interp && len(o.Lazy) > 0:
-		// glibc's loader keeps three kinds of function pointers: those that it is
-		// linked with, its allocator's, and the vDSO's, which is a conduit whose
-		// system calls libc makes itself where it cannot use them.
+		// Those that it keeps to itself lead to what it is linked with or to an
+		// allocator.
 		for _, t := range r.allocators() {
 			r.connect(l, f, c, t)
 		}
@@ -714,6 +746,9 @@ func (r *reach) callUnknown(l *linked, f fid, c uint32, open bool) {
 	if open {
 		r.open[f] = true
 	}
+	if r.converts(f) {
+		return // neither conversions nor name services are given functions
+	}
 	for _, a := range l.args(c) {
 		for _, e := range l.members(a.Expr) {
 			r.escapeExpr(l, f, l.Calls[c].Off, e)
@@ -739,9 +774,10 @@ func (r *reach) escapeExpr(l *linked, f fid, off uint32, e Expr) {
 
 // connect adds an edge from call c of f and hands the arguments over.
 func (r *reach) connect(l *linked, f fid, c uint32, to fid) {
-	if r.waitsToCall(l, f, c, to) {
+	if r.waitsToCall(l, f, c, to) || r.ignores(f, to) {
 		return
 	}
+	to = r.standIn(l, to)
 	off := l.Calls[c].Off
 	if !l.conduit {
 		r.outside[to] = true
@@ -757,12 +793,25 @@ func (r *reach) connect(l *linked, f fid, c uint32, to fid) {
 	r.reach(to, why{f, off, byCall})
 	callee := *r.funcOf(to)
 	if r.registrars[to] {
-		callee.Uses |= 1 << regFirst
+		r.register(l, f, c)
 	}
-	missing := callee.Uses
+	calls := r.callbacks[to]
+	callee.Uses &^= calls
+	if params, ok := r.params[to]; ok {
+		callee.Uses &= params
+		callee.Escapes &= params
+	}
+	missing, uncalled := callee.Uses, calls
 	for _, a := range l.args(c) {
 		bit := uint32(1) << a.Reg
-		if callee.Escapes&bit != 0 {
+		if calls&bit != 0 {
+			uncalled &^= bit
+			for _, e := range l.members(a.Expr) {
+				r.callback(l, f, c, e)
+			}
+			continue
+		}
+		if callee.Escapes&bit != 0 && !(callee.Uses&bit != 0 && r.isGlibc(l) && r.isGlibc(r.owner[to])) {
 			for _, e := range l.members(a.Expr) {
 				r.escapeExpr(l, f, off, e)
 			}
@@ -779,6 +828,9 @@ func (r *reach) connect(l *linked, f fid, c uint32, to fid) {
 		if missing&1 != 0 {
 			r.addUnknown(nodeKey{to, reg})
 		}
+	}
+	if uncalled != 0 {
+		r.open[f] = true
 	}
 }
 
@@ -849,8 +901,8 @@ func (r *reach) addFunc(k nodeKey, f fid, because why) {
 	if !r.owner[because.from].conduit {
 		r.outside[f] = true
 	}
-	r.cause = because
 	for i := 0; i < len(n.uses); i++ {
+		r.cause = because
 		r.apply(n, n.uses[i], &f, nil)
 	}
 }
@@ -909,10 +961,12 @@ func (r *reach) apply(n *node, u use, f *fid, v *int64) {
 		r.addNumber(u.to, *v)
 	case u.kind == useCall && f != nil:
 		r.connect(l, u.fn, u.call, *f)
+	case u.kind == useCallback && f != nil:
+		r.callsBack(u.fn, u.call, *f)
 	case u.kind == useEscape && f != nil:
 		r.escape(*f)
 	case u.kind == useRegister && f != nil:
-		r.registered[*f] = true
+		r.registered[l.index][*f] = true
 		r.escape(*f)
 	case u.kind == useSite && v != nil:
 		r.number(u.fn, l.sites(u.fn - l.first)[u.site], *v)
@@ -926,8 +980,10 @@ func (r *reach) applyUnknown(u use) {
 		r.addUnknown(u.to)
 	case useCall:
 		r.callUnknown(l, u.fn, u.call, true)
+	case useCallback:
+		r.open[u.fn] = true
 	case useRegister:
-		r.registeredUnknown = true
+		r.registeredUnknown[l.index] = true
 	case useSite:
 		r.unresolved[place{u.fn, l.sites(u.fn - l.first)[u.site].Off}] = true
 	}
@@ -949,11 +1005,41 @@ func (r *reach) findRegistrars(l *linked) {
 	}
 	for i := range l.Exports {
 		if e := &l.Exports[i]; e.Kind == ExportFunc && slices.Contains(registerNames, e.Name) {
-			f := l.first + e.Func
-			if !r.registrars[f] {
-				r.registrars[f] = true
-				r.use(nodeKey{f, regFirst}, use{kind: useRegister, fn: f})
+			r.registrars[l.first+e.Func] = true
+		}
+	}
+}
+
+// register notes what call c of f gives to atexit or its kin: what an object
+// registers is called at its own end, or at that of the program.
+func (r *reach) register(l *linked, f fid, c uint32) {
+	r.cause = why{f, l.Calls[c].Off, byAddress}
+	given := false
+	for _, a := range l.args(c) {
+		if a.Reg != regFirst {
+			continue
+		}
+		given = true
+		for _, e := range l.members(a.Expr) {
+			switch e.Op {
+			case OpFunc:
+				r.registered[l.index][l.first+e.I] = true
+				r.escape(l.first + e.I)
+			case OpImport:
+				r.imported(l, e.I, e.N)
+				if b := r.resolve(l, e.I); b.object != nil && b.export.Kind == ExportFunc {
+					r.registered[l.index][b.object.first+b.export.Func] = true
+				} else {
+					r.registeredUnknown[l.index] = true
+				}
+			case OpParam:
+				r.use(nodeKey{f, uint8(e.I)}, use{kind: useRegister, fn: f})
+			default:
+				r.registeredUnknown[l.index] = true
 			}
 		}
+	}
+	if !given {
+		r.registeredUnknown[l.index] = true
 	}
 }

@@ -199,16 +199,16 @@ func (w *walker) transfer(in *insn, s *state) {
 		size := int64(sh.OperandSize())
 		v := s.regs[sh.Reg()]
 		if r, ok := sh.RM(); ok {
-			w.set(s, r, w.sized(v, size, in.off))
+			w.setFrom(s, r, sh.Reg(), w.sized(v, size, in.off))
 		} else {
 			w.store(in, s, size, v)
 		}
 	case 0x8b:
 		size := int64(sh.OperandSize())
 		if r, ok := sh.RM(); ok {
-			w.set(s, sh.Reg(), w.sized(s.regs[r], size, in.off))
+			w.setFrom(s, sh.Reg(), r, w.sized(s.regs[r], size, in.off))
 		} else if size >= 4 {
-			w.set(s, sh.Reg(), w.load(in, s, size))
+			w.setFrom(s, sh.Reg(), disasm.NoRegister, w.load(in, s, size))
 		} else {
 			w.set(s, sh.Reg(), value{})
 		}
@@ -275,6 +275,15 @@ func (w *walker) transfer(in *insn, s *state) {
 }
 
 func (w *walker) set(s *state, r disasm.Register, v value) { s.regs[r] = v }
+
+// setFrom is set for a move from register from: the stack pointer is the
+// function's own while it comes from the frame pointer.
+func (w *walker) setFrom(s *state, r, from disasm.Register, v value) {
+	if r == disasm.RSP && v.k != frame && from != disasm.RBP {
+		v = value{k: otherStack}
+	}
+	w.set(s, r, v)
+}
 
 // sized is a register's value after a move of size bytes.
 func (w *walker) sized(v value, size int64, off uint32) value {
@@ -426,7 +435,7 @@ func (w *walker) arithmetic(in *insn, s *state) {
 func (w *walker) adjust(s *state, by int64) {
 	if sp := &s.regs[disasm.RSP]; sp.k == frame {
 		sp.n += by
-	} else {
+	} else if sp.k != otherStack {
 		*sp = value{}
 	}
 }

@@ -446,6 +446,10 @@ func (w *walker) jumpIndirect(in *insn, s *state) {
 	if v.k == oneOf && slices.ContainsFunc(w.values.sets[v.i], w.isLabel) {
 		v = value{k: labelJump} // a computed goto whose table was not understood
 	}
+	if s.regs[disasm.RSP].k == otherStack && (v.k == unknown || v.k == guarded || v.k == load) {
+		w.switchStack(in, s)
+		return
+	}
 	if (v.k == unknown || v.k == labelJump) && !w.blind {
 		w.blind, w.freshBlind = true, true
 	}
@@ -454,6 +458,15 @@ func (w *walker) jumpIndirect(in *insn, s *state) {
 	}
 	if w.emit {
 		w.callValue(in, s, v)
+	}
+}
+
+// switchStack is a jump with another stack pointer than the function's own: to
+// where longjmp, an exception or a context goes on. It leaves no frame below the
+// callers, so that it is no call; what the registers hold is known there.
+func (w *walker) switchStack(in *insn, s *state) {
+	for r := range s.regs {
+		w.escapeStored(s.regs[r], in.off)
 	}
 }
 
