@@ -122,7 +122,11 @@ func (r *reach) openAll(opts *Options) error {
 				r.roots(l)
 			}
 			// Of the C library only what others import or look up by name is used.
-			if l := r.linkedOf(opened); l != nil && !l.conduit && l.index != 0 {
+			l := r.linkedOf(opened)
+			if l != nil {
+				r.uses = append(r.uses, dependency{o.by, l})
+			}
+			if l != nil && !l.conduit && l.index != 0 {
 				r.lookUpAll(l, o.at, o.load.symbols)
 			}
 		}

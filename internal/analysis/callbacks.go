@@ -1,5 +1,7 @@
 package analysis
 
+import "slices"
+
 // callbackRegisters are functions of C libraries that call a function that they
 // are given before they return, and do not keep it: by register of the argument.
 // It is their caller who decides what is called, so that it is charged there and
@@ -14,6 +16,11 @@ var callbackRegisters = map[string][]uint8{
 	"__libc_allocate_once_slow": {argRSI, argRDX},
 	"_dl_catch_exception":       {argRSI}, "_dl_catch_error": {argRCX}, "__tunable_get_val": {argRDX},
 }
+
+// cleanups call what was pushed by the function that calls them
+// (nptl/old_pthread_cleanup.c): within libc one of its own handlers, which that
+// function names.
+var cleanups = []string{"_pthread_cleanup_pop", "_pthread_cleanup_pop_restore"}
 
 // arity has the number of parameters of functions that everybody calls: what
 // other argument registers hold is left over from before.
@@ -51,6 +58,9 @@ func (r *reach) findCallbacks(l *linked) {
 		e := &l.Exports[i]
 		if e.Kind != ExportFunc {
 			continue
+		}
+		if l.conduit && slices.Contains(cleanups, e.Name) {
+			r.cleanups[l.first+e.Func] = true
 		}
 		if n, ok := arity[e.Name]; ok {
 			r.limit(l.first+e.Func, n)
@@ -200,12 +210,15 @@ func (r *reach) callsBack(f fid, c uint32, to fid) {
 }
 
 // callOnlyArguments finds the functions whose calls through pointers go to what
-// their callers hand over, which is charged there: those of callbackRegisters, as
-// long as their address is not known elsewhere, and the private functions that
-// are called by these alone.
+// their callers hand over, which is charged there, or to cleanup handlers that they
+// name themselves: those of callbackRegisters, as long as their address is not
+// known elsewhere, and the private functions that are called by these alone.
 func (r *reach) callOnlyArguments() []bool {
 	only := make([]bool, len(r.owner))
 	for f := range r.callbacks {
+		only[f] = r.reached[f] && !r.escaped[f]
+	}
+	for f := range r.cleanups {
 		only[f] = r.reached[f] && !r.escaped[f]
 	}
 	exported := map[fid]bool{}
@@ -221,7 +234,7 @@ func (r *reach) callOnlyArguments() []bool {
 	callers := map[fid][]fid{}
 	for f := range r.edges {
 		for _, e := range r.edges[f] {
-			if to := e.to; r.owner[to].conduit && r.open[to] && !r.escaped[to] && !exported[to] {
+			if to := e.to; r.owner[to].conduit && !r.escaped[to] && !exported[to] {
 				callers[to] = append(callers[to], fid(f))
 			}
 		}

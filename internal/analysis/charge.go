@@ -54,6 +54,8 @@ type charge struct {
 	calls []sysno // sorted
 	index map[sysno]int
 	own   []callset // by function: its own instructions
+	fixed []callset // those whose number is not handed over
+	takes map[fid]uint32
 	leaks bool
 	only  []bool // by function: its open calls enter what its callers hand over
 
@@ -67,6 +69,11 @@ type charge struct {
 	// pools are the unions over the functions that calls through pointers may
 	// enter, by who calls.
 	pools [pools]callset
+	// related says of two objects that one uses the other. local is by object what
+	// its open calls may lead to, at by object what those functions lead to whose
+	// address it has; the last is for addresses that anyone may have.
+	related   [][]bool
+	local, at []callset
 	// tables are, for functions of glibc with open calls, the private functions in
 	// the tables that they name.
 	tables      map[fid][]fid
@@ -117,6 +124,7 @@ func newCharge(r *reach) *charge {
 			}
 		}
 	}
+	c.findTakers()
 	c.leaks = r.leaks()
 	c.only = r.callOnlyArguments()
 	c.findServices()
@@ -131,6 +139,8 @@ func newCharge(r *reach) *charge {
 	}
 	c.findStarts()
 	c.findTables()
+	c.findRelated()
+	c.local, c.at = make([]callset, len(c.objects)), make([]callset, len(c.objects)+1)
 	c.through = c.solve()
 	c.solveBelow()
 	return c
@@ -239,7 +249,13 @@ func (c *charge) solve() []callset {
 		}
 		f := fid(f)
 		if c.owner[f].conduit {
-			sets[f] = c.own[f]
+			sets[f] = c.fixed[f]
+		}
+		for _, e := range c.edges[f] {
+			if c.takes[e.to] != 0 && c.edgeThrough(f, e) {
+				n := c.numbersAt(f, e)
+				sets[f].union(&n)
+			}
 		}
 		if c.owner[f].conduit || c.escaped[f] || c.hasTail(f) {
 			order = append(order, f)
@@ -248,6 +264,7 @@ func (c *charge) solve() []callset {
 	}
 	for changed := true; changed; {
 		changed = false
+		c.spreadLocal()
 		for _, f := range slices.Backward(order) {
 			for _, e := range c.edges[f] {
 				if c.edgeThrough(f, e) && sets[f].union(&sets[e.to]) {
@@ -264,8 +281,17 @@ func (c *charge) solve() []callset {
 			}
 			for i := range pools {
 				if in[f]>>i&1 != 0 {
+					if c.takes[f] != 0 {
+						changed = c.pools[i].union(&c.own[f]) || changed
+					}
 					changed = c.pools[i].union(&sets[f]) || changed
 				}
+			}
+			if l := c.owner[f]; !l.conduit && c.open[f] && c.openTail(f) {
+				changed = sets[f].union(&c.local[l.index]) || changed
+			}
+			if c.escaped[f] {
+				changed = c.enterLocal(f, &sets[f]) || changed
 			}
 		}
 	}
@@ -383,9 +409,10 @@ type origin struct {
 	object *linked
 	set    callset
 	chain  callset
-	direct map[int]fid  // by call: a function with an instruction of its own
-	exits  map[fid]step // functions called that are charged to it, and one place where
-	opener fid          // a function with an open call, or noFunc
+	direct map[int]fid     // by call: a function with an instruction of its own
+	exits  map[fid]step    // functions called that are charged to it, and one place where
+	handed map[int]handing // by call: where its number is handed over
+	opener fid             // a function with an open call, or noFunc
 	// bottoms are the functions of a conduit that are the outer end of stacks.
 	bottoms []fid
 }
@@ -395,7 +422,7 @@ func (c *charge) origins() []origin {
 	out := make([]origin, len(c.objects))
 	for i, l := range c.objects {
 		o := &out[i]
-		o.object, o.direct, o.exits, o.opener = l, map[int]fid{}, map[fid]step{}, noFunc
+		o.object, o.direct, o.exits, o.handed, o.opener = l, map[int]fid{}, map[fid]step{}, map[int]handing{}, noFunc
 		for j := range l.Funcs {
 			f := l.first + fid(j)
 			if !c.reached[f] {
@@ -436,6 +463,13 @@ func (c *charge) chargeFunction(o *origin, f fid) {
 		if c.finalizes[e.to] {
 			c.chargeRegistered(o, step{f, e.off})
 		}
+		n := c.numbersAt(f, e)
+		o.set.union(&n)
+		n.each(func(i int) {
+			if _, ok := o.handed[i]; !ok {
+				o.handed[i] = handing{e.to, step{f, e.off}}
+			}
+		})
 		if _, ok := o.exits[e.to]; !ok && c.through[e.to] != (callset{}) {
 			o.exits[e.to] = step{f, e.off}
 			o.set.union(&c.through[e.to])
@@ -443,7 +477,7 @@ func (c *charge) chargeFunction(o *origin, f fid) {
 	}
 	if c.open[f] && !c.only[f] && o.opener == noFunc {
 		o.opener = f
-		o.set.union(&c.pools[poolPublic])
+		o.set.union(&c.local[o.object.index])
 	}
 }
 
@@ -484,6 +518,9 @@ func (c *charge) via(o *origin, i int) []fid {
 		if c.owner[g].conduit && c.through[g].has(i) {
 			out = append(out, g)
 		}
+	}
+	if h, ok := o.handed[i]; ok && !slices.Contains(out, h.to) {
+		out = append(out, h.to)
 	}
 	return out
 }

@@ -2,6 +2,7 @@ package analysis
 
 import (
 	"slices"
+	"strings"
 
 	"bulkhead/internal/disasm"
 )
@@ -197,7 +198,7 @@ func (w *walker) name(addr uint64, off uint32) {
 	if !ok {
 		return
 	}
-	if _, trigger := slices.BinarySearch(w.triggers, text); trigger || isLibraryName(text) {
+	if _, trigger := slices.BinarySearch(w.triggers, text); trigger || isLibraryName(text) || strings.Contains(text, wideMode) {
 		w.names = append(w.names, Name{w.fn, off, text})
 	}
 }

@@ -29,6 +29,7 @@ type guard struct {
 	Callers  []string `toml:"callers"`
 	As       string   `toml:"as"`
 	Bottom   bool     `toml:"bottom"`
+	Wide     bool     `toml:"wide"`
 	Outside  bool     `toml:"outside"`
 	Why      string   `toml:"why"`
 }
@@ -41,6 +42,11 @@ var guards = sync.OnceValue(func() []guard {
 	d.DisallowUnknownFields()
 	if err := d.Decode(&file); err != nil {
 		panic("guards.toml: " + err.Error()) // a test reads it
+	}
+	for i := range file.Guard {
+		if g := &file.Guard[i]; g.Wide {
+			g.Needs, g.Outside = wideFunctions, true
+		}
 	}
 	return file.Guard
 })
@@ -153,6 +159,7 @@ func (r *reach) guard(l *linked) {
 	for fn, list := range l.guarded() {
 		r.guards[l.first+fn] = list
 	}
+	r.guardWide(l)
 }
 
 // ignores reports whether a guard says of function to that it does nothing when f
@@ -185,6 +192,9 @@ func (r *reach) standIn(l *linked, to fid) fid {
 
 // met reports whether something that a guard needs is reachable.
 func (r *reach) met(g *guard) bool {
+	if g.Wide && r.wide {
+		return true
+	}
 	for _, name := range g.Needs {
 		for _, d := range r.defs[name] {
 			if d.export.Kind != ExportFunc {
@@ -203,7 +213,7 @@ func (r *reach) met(g *guard) bool {
 // empty, waits for what a guard needs; then is called once that is reachable.
 func (r *reach) waits(f fid, name string, key heldKey, then func()) bool {
 	for _, g := range r.guards[f] {
-		if len(g.Needs) == 0 || name == "" && (len(g.Of) > 0 || g.Opens) || name != "" && !slices.Contains(g.Of, name) || r.met(g) {
+		if len(g.Needs) == 0 && !g.Wide || name == "" && (len(g.Of) > 0 || g.Opens) || name != "" && !slices.Contains(g.Of, name) || r.met(g) {
 			continue
 		}
 		if !slices.ContainsFunc(r.held, func(h held) bool { return h.key == key }) {

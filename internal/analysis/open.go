@@ -23,6 +23,9 @@ func isLibraryName(s string) bool {
 
 // named handles a constant string that reached code names.
 func (r *reach) named(l *linked, at place, text string) {
+	if strings.Contains(text, wideMode) && !l.conduit {
+		r.wide = true
+	}
 	plugins := r.plugins.loads(l.object, text, r.set)
 	if isLibraryName(text) && !slices.ContainsFunc(plugins, func(x pluginLoad) bool { return x.name == text }) {
 		r.want(l, at, pluginLoad{name: text})

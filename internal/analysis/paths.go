@@ -19,7 +19,10 @@ type paths struct {
 	passed  [pools]bool
 	dist    []uint32
 	next    []edge // what to follow from a function
-	entry   fid    // the nearest function that an open call outside of conduits may enter
+	// entry is by object the nearest function that one of its open calls may enter,
+	// jumpers are its functions with open tail jumps.
+	entry   []fid
+	jumpers [][]fid
 	queue   []fid
 }
 
@@ -33,9 +36,13 @@ func newPaths(c *charge) *paths {
 			}
 		}
 	}
+	p.entry, p.jumpers = make([]fid, len(c.objects)), make([][]fid, len(c.objects))
 	for f := range c.open {
 		if !c.reached[f] {
 			continue
+		}
+		if l := c.owner[f]; !l.conduit && c.open[f] && c.openTail(fid(f)) {
+			p.jumpers[l.index] = append(p.jumpers[l.index], fid(f))
 		}
 		in, from := c.inPools(fid(f)), c.callsPools(fid(f))
 		p.in[f] = in
@@ -57,7 +64,10 @@ func (p *paths) search(i int) {
 	for f := range p.dist {
 		p.dist[f] = unreachable
 	}
-	p.entry, p.queue = noFunc, p.queue[:0]
+	for i := range p.entry {
+		p.entry[i] = noFunc
+	}
+	p.queue = p.queue[:0]
 	p.passed = [pools]bool{}
 	for f := range p.own {
 		if p.own[f].has(i) && p.owner[f].conduit {
@@ -67,19 +77,39 @@ func (p *paths) search(i int) {
 	for at := 0; at < len(p.queue); at++ {
 		f := p.queue[at]
 		for _, e := range p.callers[f] {
+			if p.takes[f] != 0 && p.dist[f] == 0 && !p.fixed[f].has(i) {
+				if n := p.numbersAt(e.to, edge{to: f, off: e.off}); !n.has(i) {
+					continue
+				}
+			}
 			p.visit(e.to, p.dist[f]+1, edge{f, e.off, e.tail})
 		}
+		p.enter(f)
 		for i := range pools {
 			if p.passed[i] || p.in[f]>>i&1 == 0 {
 				continue
 			}
 			p.passed[i] = true
-			if i == poolPublic {
-				p.entry = f
-			}
 			for _, o := range p.openers[i] {
 				p.visit(o, p.dist[f]+1, edge{to: f, off: p.openSite(o)})
 			}
+		}
+	}
+}
+
+// enter goes on from f, which was visited, to the open calls outside of conduits
+// that may enter it.
+func (p *paths) enter(f fid) {
+	if !p.escaped[f] {
+		return
+	}
+	for i := range p.entry {
+		if p.entry[i] != noFunc || !p.mayEnter(i, f) {
+			continue
+		}
+		p.entry[i] = f
+		for _, o := range p.jumpers[i] {
+			p.visit(o, p.dist[f]+1, edge{to: f, off: p.openSite(o)})
 		}
 	}
 }
@@ -143,13 +173,18 @@ func (p *paths) witness(o *origin, i int) []step {
 		}
 	}
 	for to, s := range o.exits {
-		consider(to, s)
+		if p.through[to].has(i) {
+			consider(to, s)
+		}
+	}
+	if h, ok := o.handed[i]; ok {
+		consider(h.to, h.at)
 	}
 	for _, f := range o.bottoms {
 		consider(f)
 	}
-	if o.opener != noFunc && p.entry != noFunc && p.dist[p.entry] < best {
-		consider(p.entry, step{o.opener, p.openSite(o.opener)})
+	if entry := p.entry[o.object.index]; o.opener != noFunc && entry != noFunc && p.dist[entry] < best {
+		consider(entry, step{o.opener, p.openSite(o.opener)})
 	}
 	if next == noFunc {
 		return nil

@@ -12,11 +12,9 @@ type pool int
 const (
 	// poolOpen are all functions whose address escapes.
 	poolOpen pool = iota
-	// poolPublic are those whose address is known outside of conduits, and all that
-	// are outside.
-	poolPublic
-	// poolNamed are these and the private functions of glibc whose address its code
-	// names otherwise than in a table.
+	// poolNamed are those whose address is known outside of conduits, all that are
+	// outside, and the private functions of glibc whose address its code names
+	// otherwise than in a table.
 	poolNamed
 	// poolConversions are glibc's character conversions.
 	poolConversions
@@ -43,7 +41,6 @@ func (c *charge) inPools(f fid) uint16 {
 			in |= 1 << p
 		}
 	}
-	outside := !c.owner[f].conduit
 	if c.bottom[f] {
 		return 1 << poolOpen
 	}
@@ -51,9 +48,8 @@ func (c *charge) inPools(f fid) uint16 {
 		return 1 << poolServices
 	}
 	add(poolOpen, true)
-	add(poolPublic, c.enters(f))
 	add(poolNamed, c.enters(f) || c.byName[f] && !c.owner[f].object.Interp || !c.isGlibc(c.owner[f]) || c.allocates[f])
-	add(poolConversions, c.converts(f) || outside)
+	add(poolConversions, c.converts(f))
 	add(poolStarts, c.starts[f])
 	add(poolGuarded, c.mangles(f))
 	for i := range c.objects {
@@ -74,17 +70,18 @@ func (c *charge) callsPools(f fid) uint16 {
 	l := c.owner[f]
 	if c.open[f] && !c.only[f] && !c.opensNothing(f) && c.edgeThrough(f, edge{tail: c.openTail(f)}) {
 		switch {
-		case !l.conduit:
-			from |= 1 << poolPublic
+		case !l.conduit: // into c.local
 		case c.leaks || !c.isGlibc(l):
 			from |= 1 << poolOpen
 		case l.object.Interp:
 			from |= 1 << poolStarts
+		case c.converts(f):
+			from |= 1 << poolConversions
+			if c.dispatchers[f] {
+				from |= 1 << poolServices
+			}
 		default:
 			from |= 1 << poolNamed
-			if c.converts(f) {
-				from |= 1 << poolConversions
-			}
 		}
 	}
 	if c.guardedCalls[f] && l.conduit {
@@ -184,10 +181,13 @@ func (c *charge) findTables() {
 	c.tables = map[fid][]fid{}
 	for f := range c.open {
 		l := c.owner[f]
-		if !c.open[f] || !c.isGlibc(l) {
+		if !c.open[f] && !c.only[f] && !c.pops[fid(f)] || !c.isGlibc(l) {
 			continue
 		}
 		for _, ref := range l.refs(fid(f) - l.first) {
+			if (c.only[f] || c.pops[fid(f)]) && ref.Kind == RefFunc {
+				c.tables[fid(f)] = append(c.tables[fid(f)], l.first+ref.Target)
+			}
 			if ref.Kind != RefSpan {
 				continue
 			}

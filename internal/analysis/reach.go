@@ -55,6 +55,11 @@ type reach struct {
 	// public says of a conduit's function that its address escapes outside of
 	// conduits.
 	public []bool
+	// homes are by function the other objects that name it, everywhere says that one
+	// is not known.
+	homes      [][]uint16
+	everywhere []bool
+	uses       []dependency
 	// byName says of a function that its address escapes otherwise than in a table.
 	byName []bool
 	// outside says of a function that code outside of conduits calls it or has its
@@ -80,10 +85,13 @@ type reach struct {
 	streams    map[uint64]*stream // by offset in a table
 	guards     map[fid][]*guard
 	profilers  []map[uint32]bool // by object: functions that call conversions and name services
-	params     map[fid]uint32    // registers of parameters, where known
-	callbacks  map[fid]uint32    // registers of functions that are called and not kept
+	cleanups   map[fid]bool
+	pops       map[fid]bool   // functions of glibc that call these
+	params     map[fid]uint32 // registers of parameters, where known
+	callbacks  map[fid]uint32 // registers of functions that are called and not kept
 	held       []held
-	cause      why // of what is escaping now
+	wide       bool // a stream may be opened with a wide mode
+	cause      why  // of what is escaping now
 }
 
 // A stream is an entry of glibc's tables of stream functions: who calls it, and
@@ -141,7 +149,7 @@ const (
 
 func newReach(p *program) *reach {
 	r := &reach{
-		program: p, streams: map[uint64]*stream{}, guards: map[fid][]*guard{}, callbacks: map[fid]uint32{}, params: map[fid]uint32{}, registrars: map[fid]bool{},
+		program: p, streams: map[uint64]*stream{}, guards: map[fid][]*guard{}, callbacks: map[fid]uint32{}, params: map[fid]uint32{}, cleanups: map[fid]bool{}, pops: map[fid]bool{}, registrars: map[fid]bool{},
 		unresolved: map[place]bool{},
 		openEnds:   map[place]string{}, wanted: map[string]bool{}, symbols: map[string][]place{},
 	}
@@ -157,6 +165,8 @@ func (r *reach) grow() {
 	r.public = append(r.public, make([]bool, n)...)
 	r.outside = append(r.outside, make([]bool, n)...)
 	r.byName = append(r.byName, make([]bool, n)...)
+	r.homes = append(r.homes, make([][]uint16, n)...)
+	r.everywhere = append(r.everywhere, make([]bool, n)...)
 	r.open = append(r.open, make([]bool, n)...)
 	r.guardedCalls = append(r.guardedCalls, make([]bool, n)...)
 	r.lookedUp = append(r.lookedUp, make([]bool, n)...)
@@ -267,6 +277,7 @@ func (r *reach) escape(f fid) {
 	if r.cause.kind != byRoot && (r.cause.from == noFunc || !r.owner[r.cause.from].conduit) {
 		r.public[f], r.outside[f] = true, true
 	}
+	r.addHome(f)
 	if r.cause.kind != byRoot && r.cause.kind != byData {
 		r.byName[f] = true
 	}
@@ -410,6 +421,9 @@ func (r *reach) slot(l *linked, i uint32) {
 		r.span(l, sl.Target)
 	case SlotImport:
 		r.imported(l, sl.Target, sl.Addend)
+		if b := r.resolve(l, sl.Target); b.object != nil && b.export.Kind == ExportFunc {
+			r.home(b.object.first+b.export.Func, l)
+		}
 	case SlotResolver:
 		r.resolver(l, sl.Target)
 	}
@@ -830,6 +844,11 @@ func (r *reach) connect(l *linked, f fid, c uint32, to fid) {
 		}
 	}
 	if uncalled != 0 {
+		r.open[f] = true
+	}
+	if r.cleanups[to] && r.isGlibc(l) {
+		r.pops[f] = true
+	} else if r.cleanups[to] {
 		r.open[f] = true
 	}
 }
