@@ -29,6 +29,11 @@ PART ?= all
 soundness: setup
 	BULKHEAD_SOUNDNESS=$(PART) go test -count=1 -timeout 3h -v -run TestSweep ./cmd/bulkhead
 
+# How many system calls the analysis gives: fixed programs, and the mean of a sample drawn with SEED.
+SEED ?= 1
+precision: setup
+	BULKHEAD_SAMPLE=$(SEED),150 go test -count=1 -timeout 1h -v -run 'TestPrecise|TestSample' ./internal/analysis
+
 bench: setup bulkhead
 	scripts/bench.sh
 	scripts/bench-analysis.sh
@@ -52,4 +57,4 @@ fuzz:
 	scripts/fuzz.sh $(FUZZTIME)
 
 FORCE:
-.PHONY: FORCE dist install study demo test setup generate generated soundness bench fuzz
+.PHONY: FORCE dist install study demo test setup generate generated soundness precision bench fuzz

@@ -228,30 +228,6 @@ func TestProgramsSound(t *testing.T) {
 	}
 }
 
-// TestPrecise holds the sizes that docs/analysis.md states.
-func TestPrecise(t *testing.T) {
-	check := func(name, path string, opts Options, limit int) {
-		t.Run(name, func(t *testing.T) {
-			if _, err := os.Stat(path); err != nil {
-				t.Skip(err)
-			}
-			opts.Summaries = testCache
-			r, err := Analyze(path, opts)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if n := len(r.Union()); n > limit {
-				t.Errorf("%d system calls, more than %d: %v", n, limit, r.Union())
-			}
-		})
-	}
-	check("hello", build(t, "dynamic"), Options{}, 45)
-	for name, limit := range map[string]int{"ls": 85, "curl": 125, "redis-server": 130, "python3.11": 205} {
-		check(name, "/usr/bin/"+name, Options{}, limit)
-	}
-	check("nginx without plug-ins", "/usr/sbin/nginx", Options{LeaveOut: true}, 122)
-}
-
 func TestWrappers(t *testing.T) {
 	p := analyzed(t, build(t, "wrappers"))
 	c := p.Compartment("wrappers")

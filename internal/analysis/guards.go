@@ -30,6 +30,7 @@ type guard struct {
 	As       string   `toml:"as"`
 	Bottom   bool     `toml:"bottom"`
 	Wide     bool     `toml:"wide"`
+	Never    bool     `toml:"never"`
 	Outside  bool     `toml:"outside"`
 	Why      string   `toml:"why"`
 }
@@ -213,7 +214,7 @@ func (r *reach) met(g *guard) bool {
 // empty, waits for what a guard needs; then is called once that is reachable.
 func (r *reach) waits(f fid, name string, key heldKey, then func()) bool {
 	for _, g := range r.guards[f] {
-		if len(g.Needs) == 0 && !g.Wide || name == "" && (len(g.Of) > 0 || g.Opens) || name != "" && !slices.Contains(g.Of, name) || r.met(g) {
+		if len(g.Needs) == 0 && !g.Never || name == "" && (len(g.Of) > 0 || g.Opens) || name != "" && !slices.Contains(g.Of, name) || r.met(g) {
 			continue
 		}
 		if !slices.ContainsFunc(r.held, func(h held) bool { return h.key == key }) {

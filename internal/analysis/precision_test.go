@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"testing"
 
 	"bulkhead/internal/attribution"
@@ -53,83 +51,87 @@ func sample(t *testing.T, n int, seed uint64) []string {
 	return list
 }
 
-// share is the mean over the compartments that are charged with something of the
-// size of their origin set by that of the union. Conduits are charged with what
-// nobody else is; all says to count them too.
-func share(p *attribution.Program, all bool) (mean float64, n int) {
+// share is the mean over the compartments, conduits left out, of the size of
+// their origin set by that of the union, and their number.
+func share(p *attribution.Program) (mean float64, n int) {
 	conduit := map[string]bool{}
 	for _, o := range p.Objects {
 		conduit[o.Compartment] = o.Conduit
 	}
 	sum := 0.0
 	for _, c := range p.Compartments {
-		if !all && conduit[c.Name] {
-			continue
+		if !conduit[c.Name] {
+			sum += float64(len(c.Syscalls)) / float64(len(p.Union))
+			n++
 		}
-		sum += float64(len(c.Syscalls)) / float64(len(p.Union))
-		n++
 	}
-	return sum / float64(n), n
+	return sum / float64(max(n, 1)), n
 }
 
-// TestPrecision prints the sizes of the results. BULKHEAD_PRECISION=SEED,N adds
-// the mean over N programs drawn with the seed.
-func TestPrecision(t *testing.T) {
-	cfg := os.Getenv("BULKHEAD_PRECISION")
-	if cfg == "" {
-		t.Skip("BULKHEAD_PRECISION is not set")
+// measured are the programs whose sizes docs/analysis.md states, with the largest
+// number of system calls that each may have, and the largest share.
+var measured = []struct {
+	path  string
+	opts  Options
+	calls int
+	share float64
+}{
+	{"", Options{}, 45, 1},
+	{"/usr/bin/ls", Options{}, 85, 1},
+	{"/usr/bin/curl", Options{}, 125, 1},
+	{"/usr/bin/redis-server", Options{}, 130, 0.35},
+	{"/usr/sbin/nginx", Options{}, 122, 0.35},
+	{"/usr/sbin/nginx", Options{LeaveOut: true}, 122, 1},
+	{"/usr/bin/python3.11", Options{}, 205, 0.35},
+}
+
+// TestPrecise holds the sizes that docs/analysis.md states.
+func TestPrecise(t *testing.T) {
+	for _, m := range measured {
+		if m.path == "" {
+			m.path = build(t, "dynamic")
+		}
+		t.Run(filepath.Base(m.path), func(t *testing.T) {
+			if _, err := os.Stat(m.path); err != nil {
+				t.Skip(err)
+			}
+			m.opts.Summaries = testCache
+			r, err := Analyze(m.path, m.opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := &r.Document().Programs[0]
+			mean, n := share(p)
+			t.Logf("%d system calls, %d compartments, share %.3f, plug-ins left out %t", len(p.Union), n, mean, m.opts.LeaveOut)
+			if len(p.Union) > m.calls || mean > m.share {
+				t.Errorf("more than %d system calls, or a share above %.2f: %v", m.calls, m.share, p.Union)
+			}
+		})
 	}
-	cache, err := OpenCache(os.Getenv("BULKHEAD_PRECISION_CACHE"))
-	if err != nil {
-		t.Fatal(err)
+}
+
+// TestSample prints the mean number of system calls of programs drawn at random:
+// BULKHEAD_SAMPLE=SEED,N.
+func TestSample(t *testing.T) {
+	var seed uint64
+	var n int
+	if _, err := fmt.Sscanf(os.Getenv("BULKHEAD_SAMPLE"), "%d,%d", &seed, &n); err != nil {
+		t.Skip("BULKHEAD_SAMPLE=SEED,N draws programs")
 	}
-	get := func(path string, opts Options) *attribution.Program {
-		opts.Summaries = cache
-		r, err := Analyze(path, opts)
+	total, complete, failed := 0, 0, 0
+	list := sample(t, n, seed)
+	for _, path := range list {
+		r, err := Analyze(path, Options{Summaries: testCache})
 		if err != nil {
-			t.Errorf("%s: %v", path, err)
-			return nil
+			t.Logf("%s: %v", path, err)
+			failed++
+			continue
 		}
-		return &r.Document().Programs[0]
-	}
-	for _, path := range []string{build(t, "dynamic"), "/usr/bin/ls", "/usr/bin/curl", "/usr/bin/redis-server", "/usr/sbin/nginx", "/usr/bin/python3.11"} {
-		for _, leave := range []bool{false, true} {
-			if p := get(path, Options{LeaveOut: leave}); p != nil {
-				m, n := share(p, false)
-				ma, na := share(p, true)
-				fmt.Printf("%-14s leaveout=%-5t %4d   share %.3f (%d)  all %.3f (%d)\n", filepath.Base(path), leave, len(p.Union), m, n, ma, na)
-			}
+		total += len(r.Union())
+		if r.Document().Programs[0].Complete {
+			complete++
 		}
 	}
-	seed, count, _ := strings.Cut(cfg, ",")
-	s, _ := strconv.Atoi(seed)
-	n, _ := strconv.Atoi(count)
-	total, done := 0, 0
-	freq := map[string]int{}
-	for _, path := range sample(t, n, uint64(s)) {
-		if p := get(path, Options{}); p != nil {
-			total += len(p.Union)
-			done++
-			for _, u := range p.Union {
-				freq[u]++
-			}
-			if os.Getenv("LIST") != "" {
-				fmt.Printf("%s %d %v\n", path, len(p.Union), p.Complete)
-			}
-		}
-	}
-	if done > 0 {
-		fmt.Printf("sample %s: %d programs, mean %.2f\n", cfg, done, float64(total)/float64(done))
-		if os.Getenv("FREQ") != "" {
-			var names []string
-			for k := range freq {
-				names = append(names, k)
-			}
-			slices.SortFunc(names, func(a, b string) int { return freq[b] - freq[a] })
-			for _, k := range names {
-				fmt.Printf("%s:%d ", k, freq[k])
-			}
-			fmt.Println()
-		}
-	}
+	t.Logf("seed %d: %d programs, %d not analysed, %d complete, mean %.1f system calls",
+		seed, len(list), failed, complete, float64(total)/float64(max(len(list)-failed, 1)))
 }
