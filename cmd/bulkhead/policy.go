@@ -54,7 +54,7 @@ Standard error tells what was gained over one filter for the whole process.`,
 	f.StringVar(&flags.check, "check", "origin", "`WHO` must allow a call: origin, or chain for all compartments on the stack")
 	f.BoolVar(&flags.incomplete, "allow-incomplete", false, "derive although evidence was lost")
 	f.StringVar(&flags.out, "out", "", "write the policy to `FILE`")
-	command.AddCommand(policyCheckCommand(), policyDiffCommand(), policyFormatCommand())
+	command.AddCommand(policyCheckCommand(), policyAddCommand(), policyDiffCommand(), policyFormatCommand())
 	return command
 }
 
@@ -233,6 +233,57 @@ func expected(v policy.Violation) string {
 		text += ", by " + v.Object
 	}
 	return text
+}
+
+func policyAddCommand() *cobra.Command {
+	var options policy.Options
+	var out string
+	command := &cobra.Command{
+		Use:   "add [flags] POLICY DOC...",
+		Short: "Add to a policy what it denies of documents",
+		Long: `Add changes a policy file in place so that it allows what the documents have
+evidence of, those of denied calls that run writes among them, and prints what
+it added. The rest of the file and its comments stay.`,
+		Example: "  bulkhead run --audit --policy app.policy --out denied.json -- app\n  bulkhead policy add app.policy denied.json",
+		Args:    cobra.MinimumNArgs(2),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if out == "" {
+				out = args[0]
+			}
+			if err := writable(out); err != nil {
+				return err
+			}
+			doc, err := readDocuments(args[1:])
+			if err != nil {
+				return err
+			}
+			data, err := os.ReadFile(args[0])
+			if err != nil {
+				return err
+			}
+			text, added, err := policy.Extend(args[0], data, doc, options)
+			if err != nil {
+				return err
+			}
+			if len(added) > 0 || out != args[0] {
+				if err := writeFile(out, text); err != nil {
+					return err
+				}
+			}
+			return writeByDanger(os.Stdout, added, func(v policy.Violation) int { return v.Danger }, writeAdded)
+		},
+	}
+	command.Flags().StringVar(&out, "out", "", "write the policy to `FILE`, not in place")
+	command.Flags().BoolVar(&options.Incomplete, "allow-incomplete", false, "add although evidence was lost")
+	return command
+}
+
+func writeAdded(w io.Writer, v policy.Violation) {
+	if v.Syscall == "" {
+		fmt.Fprintf(w, "  + %s\n", v.Program)
+		return
+	}
+	fmt.Fprintf(w, "  + %s %s: %s\n", v.Program, v.Object, v.Syscall)
 }
 
 func policyDiffCommand() *cobra.Command {

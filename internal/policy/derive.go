@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"regexp"
@@ -60,22 +61,32 @@ func Derive(doc *attribution.Document, o Options) (*Policy, error) {
 	if lost != nil && !o.Incomplete {
 		return nil, lost
 	}
-	if o.Check == "" {
-		o.Check = Origin
+	p, evidence, err := derive(doc, &o)
+	if err != nil {
+		return nil, err
 	}
+	if !evidence {
+		return nil, fmt.Errorf("there is no %s evidence, so nothing to allow", kindsOf(&o))
+	}
+	p.Head = head(doc, &o, lost)
+	if _, err := p.Text(); err != nil {
+		return nil, fmt.Errorf("derive policy: %w", err)
+	}
+	return p, nil
+}
+
+// derive also reports whether there was evidence.
+func derive(doc *attribution.Document, o *Options) (p *Policy, evidence bool, err error) {
+	p = &Policy{Check: cmp.Or(o.Check, Origin), OnViolation: Deny, OnExec: DenyExec}
 	drafts := make(map[string]*draft)
 	for i := range doc.Programs {
 		program := &doc.Programs[i]
-		d, err := draftOf(drafts, program, &o)
+		d, err := draftOf(drafts, program, o)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		d.add(program)
 	}
-	if !slices.ContainsFunc(slices.Collect(maps.Values(drafts)), (*draft).hasEvidence) {
-		return nil, fmt.Errorf("there is no %s evidence, so nothing to allow", kindsOf(&o))
-	}
-	p := &Policy{Check: o.Check, OnViolation: Deny, OnExec: DenyExec}
 	conduits := make(map[string]struct{})
 	for _, path := range slices.Sorted(maps.Keys(drafts)) {
 		p.Programs = append(p.Programs, Program{Path: path, ABI: drafts[path].abi})
@@ -89,14 +100,11 @@ func Derive(doc *attribution.Document, o Options) (*Policy, error) {
 	}
 	for i := range p.Programs {
 		d := drafts[p.Programs[i].Path]
+		evidence = evidence || d.hasEvidence()
 		d.foresee()
 		p.Programs[i].Compartments = d.compartments(p.Baseline)
 	}
-	p.Head = head(doc, &o, lost)
-	if _, err := p.Text(); err != nil {
-		return nil, fmt.Errorf("derive policy: %w", err)
-	}
-	return p, nil
+	return p, evidence, nil
 }
 
 // defaultBaseline lists the calls that one of the programs' ABIs has.
@@ -342,9 +350,20 @@ func (d *draft) inGroup(takes func(pattern string) bool) *room {
 // versioned is the file name of a library with more than the number of its ABI.
 var versioned = regexp.MustCompile(`^(.+\.so\.[0-9]+)\.[0-9.]+$`)
 
-// roomOf returns the room of an object's code, or nil for [unknown]. A library
-// file with a full version stands for all of its ABI, so that an update of it
-// is the same compartment.
+// roomName names the compartment of an object, and the pattern for it. A library
+// file with a full version stands for all of its ABI, so that an update of it is
+// the same compartment.
+func roomName(o object) (name, pattern string) {
+	if !o.file {
+		return o.name, o.name
+	}
+	if m := versioned.FindStringSubmatch(o.name); m != nil {
+		return m[1], escape(m[1]) + ".*"
+	}
+	return o.name, escape(o.name)
+}
+
+// roomOf returns the room of an object's code, or nil for [unknown].
 func (d *draft) roomOf(o *attribution.Object) *room {
 	object := newObject(o.Path)
 	if r := d.inGroup(object.matches); r != nil {
@@ -356,13 +375,7 @@ func (d *draft) roomOf(o *attribution.Object) *room {
 	if object.name == attribution.Unknown && !object.file {
 		return nil
 	}
-	name, pattern := object.name, object.name
-	if object.file {
-		pattern = escape(object.name)
-		if m := versioned.FindStringSubmatch(object.name); m != nil {
-			name, pattern = m[1], escape(m[1])+".*"
-		}
-	}
+	name, pattern := roomName(object)
 	if o.Compartment != o.Name && !strings.HasPrefix(o.Compartment, "[") {
 		name = o.Compartment // a policy put it there
 	}

@@ -23,20 +23,27 @@ func Format(name string, data []byte) ([]byte, error) {
 	if _, err := Parse(name, data); err != nil {
 		return nil, err
 	}
-	f := formatter{source: bytes.Split(data, []byte("\n"))}
+	return layOut(data, nil), nil
+}
+
+// layOut formats a file that has been parsed without errors, with additions.
+func layOut(data []byte, add *additions) []byte {
+	f := formatter{source: bytes.Split(data, []byte("\n")), add: add}
 	f.policy = new(Policy)
 	f.read(data)
 	for f.NextExpression() {
 		f.expression(f.Expression())
 	}
 	f.flush()
-	return f.out.Bytes(), nil
+	f.add.programsEnd(&f.out)
+	return f.out.Bytes()
 }
 
 // formatter collects the lines of a table, which are aligned together.
 type formatter struct {
 	parser
 	source  [][]byte
+	add     *additions // nil for none
 	out     bytes.Buffer
 	above   []string // comments that stand above what comes next
 	blank   bool     // and an empty line above those
@@ -73,6 +80,8 @@ func (f *formatter) expression(e *unstable.Node) {
 	case unstable.Table, unstable.ArrayTable:
 		above := f.take()
 		f.flush()
+		name, _ := f.keyOf(e)
+		f.add.header(name, &f.out)
 		f.header(e, above.comments)
 	}
 }
@@ -144,17 +153,18 @@ func (f *formatter) value(key string, v *unstable.Node) []string {
 	if v.Kind != unstable.Array {
 		return []string{quote(string(v.Data))}
 	}
-	elements := f.elements(v, position{})
-	words := make([]string, 0, len(elements))
+	items := f.items(v)
+	if key == "allow" {
+		items = f.add.merge(items)
+	}
+	words := make([]string, 0, len(items))
 	plain := true
-	for _, e := range elements {
-		plain = plain && e.value != nil && e.heading == nil && e.note == ""
-		if e.value != nil {
-			words = append(words, quote(string(e.value.Data)))
-		}
+	for _, i := range items {
+		plain = plain && i.word != "" && i.heading == nil && i.note == ""
+		words = append(words, i.word)
 	}
 	if !plain {
-		return f.commented(elements)
+		return commented(items)
 	}
 	if key == "allow" {
 		slices.Sort(words)
@@ -165,32 +175,57 @@ func (f *formatter) value(key string, v *unstable.Node) []string {
 	return slices.Concat([]string{"["}, fill(words), []string{"]"})
 }
 
+// item is an entry of a list as it is written, with its comments; the last may
+// have comments only.
+type item struct {
+	heading    []string
+	word, note string
+}
+
+func (f *formatter) items(v *unstable.Node) []item {
+	var out []item
+	for _, e := range f.elements(v, position{}) {
+		i := item{heading: e.heading, note: e.note}
+		if e.value != nil {
+			i.word = quote(string(e.value.Data))
+		}
+		out = append(out, i)
+	}
+	return out
+}
+
 // commented lays out a list with comments: those above an entry begin a run of
 // entries, which stand one a line if one of them has a comment behind it.
-func (f *formatter) commented(elements []element) []string {
+func commented(items []item) []string {
 	out := []string{"["}
-	for len(elements) > 0 {
-		for _, c := range elements[0].heading {
+	for len(items) > 0 {
+		for _, c := range items[0].heading {
 			out = append(out, indent+strings.TrimRight(c, " \t\r"))
 		}
-		run := elements[:1]
-		for len(run) < len(elements) && elements[len(run)].heading == nil {
-			run = elements[:len(run)+1]
-		}
-		elements = elements[len(run):]
+		run := runOf(items)
+		items = items[len(run):]
 		out = append(out, layRun(run)...)
 	}
 	return append(out, "]")
 }
 
-func layRun(run []element) (out []string) {
+// runOf returns the first entries up to the next that has comments above it.
+func runOf(items []item) []item {
+	n := 1
+	for n < len(items) && items[n].heading == nil {
+		n++
+	}
+	return items[:n]
+}
+
+func layRun(run []item) (out []string) {
 	var words []string
 	width, notes := 0, false
-	for _, e := range run {
-		if e.value != nil {
-			words = append(words, quote(string(e.value.Data)))
-			width = max(width, len(words[len(words)-1])+len(","))
-			notes = notes || e.note != ""
+	for _, i := range run {
+		if i.word != "" {
+			words = append(words, i.word)
+			width = max(width, len(i.word)+len(","))
+			notes = notes || i.note != ""
 		}
 	}
 	if !notes {

@@ -231,6 +231,45 @@ func TestMoreEvidenceAllowsMore(t *testing.T) {
 	})
 }
 
+// TestExtend: a policy that was extended denies nothing of the document, allows
+// what it did before, and has its comments.
+func TestExtend(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a, b := drawDocument(t, "a"), drawDocument(t, "b")
+		before, err := Derive(a, drawOptions(t))
+		if err != nil {
+			t.Skip(err)
+		}
+		text, err := before.Text()
+		if err != nil {
+			t.Fatal(err)
+		}
+		more, added, err := Extend("p", text, b, Options{Incomplete: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		after, err := Parse("p", more)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v := after.Violations(b); len(v) > 0 {
+			t.Fatalf("denies %+v\n%s", v, more)
+		}
+		if v := after.Violations(a); len(v) > 0 {
+			t.Fatalf("denies what it did not before: %+v\n%s", v, more)
+		}
+		if (len(added) == 0) != (string(more) == string(text)) {
+			t.Fatalf("added %d: %s", len(added), cmp.Diff(string(text), string(more)))
+		}
+		have := commentsOf(more)
+		for _, c := range commentsOf(text) {
+			if !slices.Contains(have, c) {
+				t.Fatalf("the comment %q is gone:\n%s", c, more)
+			}
+		}
+	})
+}
+
 // FuzzParse: no input makes Parse or Format panic; what parses can be laid out
 // to what means the same, with all its comments, once and for all.
 func FuzzParse(f *testing.F) {

@@ -30,6 +30,8 @@ type Violation struct {
 	// allow the call: see [Why].
 	Decided string `json:"decided"`
 	Remedy  string `json:"remedy"`
+
+	path string // of the object that the compartment was found for
 }
 
 // ViolationRow is one row of the violations' CSV and Parquet forms; lists are
@@ -167,7 +169,7 @@ func (c *checker) ask(name string, n Number, s *attribution.Syscall) {
 		c.found = append(c.found, Violation{
 			Program: c.program.Path, Compartment: why.Compartment, Object: name, Syscall: why.Call,
 			Danger: syscalls.Danger(s.Name), Count: s.Count, Evidence: s.Evidence, Via: s.Via, Example: s.Example,
-			Decided: why.Decided, Remedy: why.Remedy,
+			Decided: why.Decided, Remedy: why.Remedy, path: code.path,
 		})
 	}
 }

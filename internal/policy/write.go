@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,10 +13,10 @@ import (
 // from it, but for the places in the file and the comments that a Policy does
 // not hold. It is for policies that are valid; another gives [Parse]'s error.
 func (p *Policy) Text() ([]byte, error) {
-	var b strings.Builder
+	var b bytes.Buffer
 	writeComment(&b, p.Head)
 	if p.Head != "" {
-		b.WriteByte('\n')
+		b.WriteString("\n")
 	}
 	fmt.Fprintf(&b, "schema = %q\ncheck = %q\non-violation = %q\non-exec = %q\n", Schema, p.Check, p.OnViolation, p.OnExec)
 	writePatterns(&b, "conduits", p.Conduits)
@@ -23,25 +24,33 @@ func (p *Policy) Text() ([]byte, error) {
 		b.WriteString("[baseline] # allowed to every compartment: decided without walking a stack\n")
 		writeAllow(&b, p.Baseline)
 	}
-	for _, program := range p.Programs {
-		fmt.Fprintf(&b, "[[program]]%s\npath = %s\n", behind(program.Note), quote(program.Path))
-		if program.ABI != syscalls.AMD64 {
-			fmt.Fprintf(&b, "arch = %q\n", program.ABI)
-		}
-		for _, c := range program.Compartments {
-			fmt.Fprintf(&b, "[[program.compartment]]%s\nname = %s\n", behind(c.Note), quote(c.Name))
-			if !slices.Equal(c.Match, c.defaultMatch(&program)) {
-				writePatterns(&b, "match", c.Match)
-			}
-			writePatterns(&b, "symbols", c.Symbols)
-			writePatterns(&b, "modules", c.Modules)
-			writeAllow(&b, c.Allow)
-		}
+	for i := range p.Programs {
+		writeProgram(&b, &p.Programs[i])
 	}
-	return Format(p.File, []byte(b.String()))
+	return Format(p.File, b.Bytes())
 }
 
-func writeComment(b *strings.Builder, text string) {
+func writeProgram(b *bytes.Buffer, program *Program) {
+	fmt.Fprintf(b, "[[program]]%s\npath = %s\n", behind(program.Note), quote(program.Path))
+	if program.ABI != syscalls.AMD64 {
+		fmt.Fprintf(b, "arch = %q\n", program.ABI)
+	}
+	for i := range program.Compartments {
+		writeCompartment(b, program, &program.Compartments[i])
+	}
+}
+
+func writeCompartment(b *bytes.Buffer, program *Program, c *Compartment) {
+	fmt.Fprintf(b, "[[program.compartment]]%s\nname = %s\n", behind(c.Note), quote(c.Name))
+	if !slices.Equal(c.Match, c.defaultMatch(program)) {
+		writePatterns(b, "match", c.Match)
+	}
+	writePatterns(b, "symbols", c.Symbols)
+	writePatterns(b, "modules", c.Modules)
+	writeAllow(b, c.Allow)
+}
+
+func writeComment(b *bytes.Buffer, text string) {
 	if text == "" {
 		return
 	}
@@ -58,7 +67,7 @@ func behind(note string) string {
 	return " # " + note
 }
 
-func writePatterns(b *strings.Builder, key string, list []string) {
+func writePatterns(b *bytes.Buffer, key string, list []string) {
 	if list == nil {
 		return
 	}
@@ -69,7 +78,7 @@ func writePatterns(b *strings.Builder, key string, list []string) {
 	fmt.Fprintf(b, "%s = [%s]\n", key, strings.Join(words, ", "))
 }
 
-func writeAllow(b *strings.Builder, l List) {
+func writeAllow(b *bytes.Buffer, l List) {
 	b.WriteString("allow = [\n")
 	for _, c := range l.Calls {
 		writeComment(b, c.Heading)
