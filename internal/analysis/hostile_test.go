@@ -99,3 +99,23 @@ func FuzzSummarize(f *testing.F) {
 		}
 	})
 }
+
+// FuzzDecodeSummary reads damaged summaries: an error, or one that encodes again.
+func FuzzDecodeSummary(f *testing.F) {
+	for _, data := range seeds(f) {
+		s, err := summarizeBytes(data)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(encodeSummary(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := decodeSummary(data)
+		if err != nil {
+			return
+		}
+		if _, err := decodeSummary(encodeSummary(s)); err != nil {
+			t.Fatalf("what was read cannot be written: %v", err)
+		}
+	})
+}
