@@ -106,14 +106,24 @@ type walker struct {
 //
 // The in-kernel walker follows the same steps in the same order; a change here is one there.
 func Unwind(regs Regs, memory Memory, resolve Resolver, limit int) ([]Frame, error) {
+	frames := make([]Frame, 0, min(limit, 32))
+	err := Walk(&regs, memory, resolve, limit, func(f Frame) bool {
+		frames = append(frames, f)
+		return true
+	})
+	return frames, err
+}
+
+// Walk is Unwind for those who do not need all frames: visit is called for each, after resolve was for its PC, and ends
+// the walk when it returns false.
+func Walk(regs *Regs, memory Memory, resolve Resolver, limit int, visit func(Frame) bool) error {
 	w := walker{
-		memory: memory, resolve: resolve, regs: &regs,
+		memory: memory, resolve: resolve, regs: regs,
 		ip: regs.IP, sp: regs.GPR[RegRSP],
 		rbp: saved{valueKnown, regs.GPR[RegRBP]}, rbx: saved{valueKnown, regs.GPR[RegRBX]},
 		exact: !regs.InSyscall,
 	}
-	frames := make([]Frame, 0, min(limit, 32))
-	for len(frames) < limit {
+	for n := range limit {
 		// The code of a frame is where it is running. A return address may already belong to the next function,
 		// when the call was the last instruction and does not return.
 		pc := w.ip
@@ -122,24 +132,27 @@ func Unwind(regs Regs, memory Memory, resolve Resolver, limit int) ([]Frame, err
 		}
 		table, offset, ok := resolve(pc)
 		if !ok {
-			return frames, &WalkError{BreakAddress, len(frames), w.ip}
+			return &WalkError{BreakAddress, n, w.ip}
 		}
-		frames = append(frames, Frame{IP: w.ip, PC: pc, SP: w.sp, Guessed: w.guessed})
+		frame := Frame{IP: w.ip, PC: pc, SP: w.sp, Guessed: w.guessed}
+		if !visit(frame) {
+			return nil
+		}
 		rule := Rule{}
 		if table != nil {
 			rule = table.Lookup(offset)
 		}
 		more, why := w.step(rule)
 		if why != 0 {
-			return frames, &WalkError{why, len(frames) - 1, frames[len(frames)-1].IP}
+			return &WalkError{why, n, frame.IP}
 		}
 		// Thread entry points are called with a zero return address where nothing else marks the end. An interrupted
 		// instruction at zero is a call through a null pointer, with its caller above it.
 		if !more || w.ip == 0 && !w.exact {
-			return frames, nil
+			return nil
 		}
 	}
-	return frames, &WalkError{BreakDepth, len(frames), w.ip}
+	return &WalkError{BreakDepth, limit, w.ip}
 }
 
 // step goes to the caller. more is false at the outermost frame.

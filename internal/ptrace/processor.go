@@ -19,33 +19,42 @@ type follower struct {
 type processor struct {
 	at   int
 	seen int64 // monotonic, ns
+	hold int64 // for how long that is believed, ns
 }
 
-// lookEvery is how long a thread is thought to stay where it is.
-const lookEvery = time.Millisecond
+// A thread that stays where it is, is looked at less and less often: looking costs as much as a stop.
+const (
+	shortestHold = int64(2 * time.Millisecond)
+	longestHold  = int64(128 * time.Millisecond)
+)
 
 // to moves to a stopped thread's processor.
 func (f *follower) to(th *Thread) {
 	if f.broken {
 		return
 	}
-	if now := nanotime(); now-th.processor.seen > int64(lookEvery) {
+	p := &th.processor
+	if now := nanotime(); now-p.seen > p.hold {
 		at, err := processorOf(th.TID)
 		if err != nil {
 			return
 		}
-		th.processor = processor{at, now}
+		hold := shortestHold
+		if at == p.at && p.seen != 0 {
+			hold = min(2*p.hold, longestHold)
+		}
+		*p = processor{at, now, hold}
 	}
-	if th.processor.at == f.current {
+	if p.at == f.current {
 		return
 	}
 	var set unix.CPUSet
-	set.Set(th.processor.at)
+	set.Set(p.at)
 	if unix.SchedSetaffinity(0, &set) != nil {
 		f.broken = true // a cpuset that the target is not in
 		return
 	}
-	f.current = th.processor.at
+	f.current = p.at
 }
 
 func nanotime() int64 {

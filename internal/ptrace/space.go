@@ -48,23 +48,21 @@ const keptExtents = 64
 
 func newSpace() *Space { return &Space{stale: true} }
 
-// Find returns what a stopped thread has at an address.
-func (t *Thread) Find(addr uint64) (m dso.Mapping, ok bool) {
+// Find returns what a stopped thread has at an address, nil for nothing executable. It holds good until the next stop.
+func (t *Thread) Find(addr uint64) *dso.Mapping {
 	s := t.Process.Space
 	fresh := s.refresh(t.TID)
-	if s.last < len(s.mappings) {
-		if m := &s.mappings[s.last]; m.Start <= addr && addr < m.End {
-			return *m, true
-		}
-	}
 	for {
+		if s.last < len(s.mappings) && s.mappings[s.last].Start <= addr && addr < s.mappings[s.last].End {
+			return &s.mappings[s.last]
+		}
 		i := sort.Search(len(s.mappings), func(i int) bool { return addr < s.mappings[i].End })
 		if i < len(s.mappings) && s.mappings[i].Start <= addr {
 			s.last = i
-			return s.mappings[i], true
+			return &s.mappings[i]
 		}
 		if fresh {
-			return dso.Mapping{}, false
+			return nil
 		}
 		s.read(t.TID) // a stack that is executable has grown
 		fresh = true

@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"bulkhead/internal/attribution"
 	"bulkhead/internal/dso"
 	"bulkhead/internal/objfile"
 	"bulkhead/internal/policy"
@@ -21,17 +20,6 @@ type image struct {
 	rules   *policy.Rules
 	objects *objects
 	codes   map[*object]*code
-}
-
-// code returns what the image's rules say of a mapping.
-func (i *image) code(tid int, m *dso.Mapping) *code {
-	obj := i.objects.of(tid, m)
-	if c := i.codes[obj]; c != nil {
-		return c
-	}
-	c := &code{obj, i.rules.Compartment(obj.path), i.rules.Conduits().Match(obj.path)}
-	i.codes[obj] = c
-	return c
 }
 
 // newImage is the image that a process runs, under rules.
@@ -195,6 +183,3 @@ func interpreter(path string) (string, bool) {
 	}
 	return words[0], true
 }
-
-// archOf is the program's own ABI: 32-bit programs are refused.
-const archOf = attribution.AMD64

@@ -49,13 +49,12 @@ func (s *supervisor) denial(t *ptrace.Thread, i *image, v *violation) *denial.De
 	if d.Action == denial.Denied {
 		d.Errno = unix.ErrnoName(v.errno)
 	}
-	w := s.walk(t, i)
-	w.done = func(*code) bool { return false }
-	d.Whole, _ = w.walk()
+	w := s.on(t, i)
+	d.Whole, _ = w.walk(true)
 	for _, f := range w.frames {
 		function, at := f.code.symbolize(f.offset)
 		d.Stack = append(d.Stack, denial.Frame{
-			Path: f.code.path, BuildID: f.code.buildID(), Compartment: i.rules.Name(f.code.compartment), Conduit: f.code.conduit,
+			Path: f.code.path, BuildID: f.code.buildID(), Compartment: i.rules.Name(f.charge.ids[0]), Conduit: f.charge.conduit,
 			Function: function, Offset: at,
 		})
 	}

@@ -24,7 +24,7 @@ type supervisor struct {
 	privileged bool
 	objects    *objects
 	images     map[imageKey]*image
-	walker     walker
+	walker     *walker
 	refused    error // why the command could not start
 }
 
@@ -60,7 +60,7 @@ func newSupervisor(opts backend.Options) (*supervisor, error) {
 	}
 	return &supervisor{
 		opts: opts, answer: opts.OnViolation(), privileged: mayTraceAll(), objects: objects,
-		images: map[imageKey]*image{},
+		images: map[imageKey]*image{}, walker: newWalker(),
 	}, nil
 }
 
@@ -80,13 +80,13 @@ func (s *supervisor) Call(t *ptrace.Thread) ptrace.Verdict {
 	}
 	switch i.rules.Class(abi, nr) {
 	case policy.AllowedToNone:
-		ids, deciders := s.charge(t, i, i.rules.Check)
-		return s.violated(t, i, &violation{id: ids[0], frame: deciders[0], errno: i.rules.Errno(abi, nr)})
+		ids, at := s.on(t, i).charged(i.rules.Check)
+		return s.violated(t, i, &violation{id: ids[0], frame: at[0], errno: i.rules.Errno(abi, nr)})
 	case policy.Conditional:
-		ids, deciders := s.charge(t, i, i.rules.Check)
+		ids, at := s.on(t, i).charged(i.rules.Check)
 		for n, id := range ids {
 			if !i.rules.Allows(id, abi, nr) {
-				return s.violated(t, i, &violation{id: id, frame: deciders[n], errno: i.rules.Errno(abi, nr)})
+				return s.violated(t, i, &violation{id: id, frame: at[n], errno: i.rules.Errno(abi, nr)})
 			}
 		}
 	}
@@ -108,19 +108,15 @@ func (s *supervisor) executes(t *ptrace.Thread, i *image) ptrace.Verdict {
 	return s.violated(t, i, &violation{image: path, errno: unix.EPERM})
 }
 
-func (s *supervisor) charge(t *ptrace.Thread, i *image, check policy.Check) ([]policy.ID, []int) {
-	w := s.walk(t, i)
-	return w.charge(check)
-}
-
-func (s *supervisor) walk(t *ptrace.Thread, i *image) *walker {
+// on sets the walker on a stopped thread.
+func (s *supervisor) on(t *ptrace.Thread, i *image) *walker {
 	table, _ := t.Process.Space.Data.(*codeTable)
 	if table == nil || table.image != i {
 		table = &codeTable{image: i}
 		t.Process.Space.Data = table
 	}
-	s.walker = walker{image: i, thread: t, table: table, frames: s.walker.frames}
-	return &s.walker
+	s.walker.image, s.walker.thread, s.walker.table = i, t, table
+	return s.walker
 }
 
 func execveatNumber(abi syscalls.ABI) uint32 {

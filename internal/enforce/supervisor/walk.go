@@ -11,115 +11,137 @@ import (
 // maxFrames bounds a walk, as in the kernel (MAX_FRAMES in walk.h).
 const maxFrames = 1024
 
-// code is what a program image has at an address range: an object with what the rules say of it.
-type code struct {
-	*object
-	compartment policy.ID
-	conduit     bool
-}
-
 // frame is a frame of a walk with its code.
 type frame struct {
 	code   *code
+	charge *charge
 	offset uint64 // in the file
 }
 
-// codeTable finds the code at addresses of one address space. It follows the mappings.
+// codeTable finds the code at addresses of one address space for one image. It follows the mappings.
 type codeTable struct {
 	image      *image
 	generation uint64
-	at         map[uint64]*code // by the mapping's start
+	codes      map[uint64]*code // by the mapping's start
 }
 
 // walker walks the stack of a stopped thread.
 type walker struct {
-	*image
+	image  *image
 	thread *ptrace.Thread
 	table  *codeTable
+	regs   cfi.Regs
 	frames []frame
-	// done says when enough frames were seen.
-	done func(*code) bool
-	// returns: the next frame is reached by a return, not from a signal's trampoline.
-	returns bool
+
+	toEnd    bool // walk all of the stack, else to the first frame that is charged
+	decided  bool // that frame was found
+	returned bool // the next frame is reached by a return, and not from a signal's trampoline
+
+	resolve cfi.Resolver         // w.resolveFrame
+	visit   func(cfi.Frame) bool // w.visitFrame
 }
 
-// walk returns the frames of a thread's stack, the last one the one that done asked for; whole tells that there was none
-// before the outermost.
-func (w *walker) walk() (whole, decided bool) {
-	w.frames = w.frames[:0]
+func newWalker() *walker {
+	w := &walker{}
+	w.resolve, w.visit = w.resolveFrame, w.visitFrame
+	return w
+}
+
+// walk fills frames; whole tells that the walk got to the outermost frame, decided that it ended at one that is charged.
+func (w *walker) walk(toEnd bool) (whole, decided bool) {
+	w.frames, w.toEnd, w.decided, w.returned = w.frames[:0], toEnd, false, false
 	if w.thread.Regs.Cs != codeSegment64 {
 		return false, false // rows are for 64-bit code
 	}
-	regs := registers(&w.thread.Regs)
-	_, err := cfi.Unwind(regs, w.thread.Memory, func(addr uint64) (*cfi.Table, uint64, bool) {
-		if decided {
-			return nil, 0, false
-		}
-		c, offset, ok := w.find(addr)
-		if !ok {
-			return nil, 0, false
-		}
-		if w.returns && !c.followsCall(offset+1) && !entered(c, offset) {
-			return nil, 0, false
-		}
-		w.frames = append(w.frames, frame{c, offset})
-		if w.done(c) {
-			decided = true
-			return nil, 0, false
-		}
-		w.returns = c.table == nil || c.table.Lookup(offset).CFA != cfi.KindSignal
-		return c.table, offset, true
-	}, maxFrames)
-	return err == nil, decided
+	w.regs = registers(&w.thread.Regs)
+	err := cfi.Walk(&w.regs, w.thread.Memory, w.resolve, maxFrames, w.visit)
+	return err == nil && !w.decided, w.decided
 }
 
-// entered tells whether code is entered otherwise than by a return to what follows a call: the trampoline that a signal
-// handler returns to, and functions that nothing calls (the start of a thread, of a makecontext stack).
-func entered(c *code, offset uint64) bool {
+func (w *walker) resolveFrame(addr uint64) (*cfi.Table, uint64, bool) {
+	c, offset, ok := w.find(addr)
+	if !ok || w.returned && !c.followsCall(offset+1) && !c.entered(offset) {
+		return nil, 0, false
+	}
+	w.frames = append(w.frames, frame{c, c.at(offset), offset})
+	return c.table, offset, true
+}
+
+func (w *walker) visitFrame(cfi.Frame) bool {
+	f := &w.frames[len(w.frames)-1]
+	if !w.toEnd && !f.charge.conduit {
+		w.decided = true
+		return false
+	}
+	w.returned = f.code.table == nil || f.code.table.Lookup(f.offset).CFA != cfi.KindSignal
+	return true
+}
+
+// entered tells whether code is reached otherwise than by a return to what follows a call: the trampoline that a signal
+// handler returns to, and functions that nothing calls (where a goroutine or a makecontext stack begins). The offset is
+// that of the address to charge, one before the return address: it may be in what stands before the function.
+func (c *code) entered(offset uint64) bool {
 	if c.table == nil {
 		return false
 	}
-	// The address to charge is one before the return address, which may be the end of what stands before the function.
-	at, before := c.table.Lookup(offset+1).CFA, c.table.Lookup(offset).CFA
-	return at == cfi.KindSignal || before == cfi.KindSignal || c.conduit && (at == cfi.KindEnd || before == cfi.KindEnd)
+	for _, at := range []uint64{offset, offset + 1} {
+		kind := c.table.Lookup(at).CFA
+		if kind == cfi.KindSignal || kind == cfi.KindEnd && c.at(at).conduit {
+			return true
+		}
+	}
+	return false
 }
 
 // find returns the code at an address and its file offset.
 func (w *walker) find(addr uint64) (*code, uint64, bool) {
-	m, ok := w.thread.Find(addr)
-	if !ok {
+	m := w.thread.Find(addr)
+	if m == nil {
 		return nil, 0, false
 	}
-	if g := w.thread.Generation(); g != w.table.generation || w.table.at == nil {
-		w.table.generation, w.table.at = g, map[uint64]*code{}
+	if g := w.thread.Generation(); g != w.table.generation || w.table.codes == nil {
+		w.table.generation, w.table.codes = g, map[uint64]*code{}
 	}
-	c := w.table.at[m.Start]
+	c := w.table.codes[m.Start]
 	if c == nil {
-		c = w.image.code(w.thread.TID, &m)
-		w.table.at[m.Start] = c
+		c = w.image.code(w.thread.TID, m)
+		w.table.codes[m.Start] = c
 	}
 	return c, addr - m.Start + m.Offset, true
 }
 
-// charge returns the compartments that must allow the call: the origin, or with the chain check all on the stack. The
-// rules are those of policy.Rules. decider is the frame of each, -1 for none.
-func (w *walker) charge(check policy.Check) (ids []policy.ID, deciders []int) {
-	w.done = func(c *code) bool { return check == policy.Origin && !c.conduit }
-	whole, decided := w.walk()
-	for i, f := range w.frames {
-		if !f.code.conduit && !slices.Contains(ids, f.code.compartment) {
-			ids, deciders = append(ids, f.code.compartment), append(deciders, i)
+// charged returns the compartments that must allow the call: the origin, or with the chain check all on the stack. The
+// rules are those of policy.Rules. Of each it returns the frame, -1 for none.
+func (w *walker) charged(check policy.Check) (ids []policy.ID, at []int) {
+	whole, decided := w.walk(check == policy.Chain)
+	add := func(id policy.ID, frame int) {
+		if !slices.Contains(ids, id) {
+			ids, at = append(ids, id), append(at, frame)
+		}
+	}
+	for n, f := range w.frames {
+		if f.charge.conduit {
+			continue
+		}
+		add(f.charge.ids[0], n)
+		if check == policy.Chain {
+			for _, id := range f.charge.ids[1:] {
+				add(id, n)
+			}
 		}
 	}
 	switch {
 	case decided:
-	case whole && len(ids) == 0 && len(w.frames) > 0:
+	case !whole:
+		add(policy.Unknown, -1)
+	case len(ids) == 0:
 		last := len(w.frames) - 1
-		ids, deciders = append(ids, w.frames[last].code.compartment), append(deciders, last)
-	case !whole && !slices.Contains(ids, policy.Unknown):
-		ids, deciders = append(ids, policy.Unknown), append(deciders, -1)
+		for last > 0 && w.frames[last].charge.base {
+			last--
+		}
+		add(w.frames[last].charge.ids[0], last)
 	}
-	return ids, deciders
+	return ids, at
 }
 
 // codeSegment64 is the cs of 64-bit code (__USER_CS).
