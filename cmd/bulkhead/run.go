@@ -104,7 +104,7 @@ func runEnforced(flags *runFlags, args []string) error {
 	if err := finish(); err != nil {
 		return &failure{exitOwnFailure, err}
 	}
-	return passOnStatus(status, stopped)
+	return passOn(status, stopped)
 }
 
 // log returns where denials go, and what writes the result.

@@ -31,6 +31,7 @@ type traceFlags struct {
 	chains   bool
 	stream   bool
 	conduits []string
+	backend  string
 }
 
 func traceCommand() *cobra.Command {
@@ -59,6 +60,7 @@ The first interrupt is for the command, the second one ends the trace.`,
 	command.Flags().BoolVar(&flags.noFollow, "no-follow", false, "stay with the first process")
 	command.Flags().BoolVar(&flags.chains, "chains", false, "walk every stack to its end, not only a sample")
 	command.Flags().BoolVar(&flags.stream, "stream", false, "write each call as a line of JSON instead")
+	command.Flags().StringVar(&flags.backend, "backend", "kernel", "kernel, or ptrace, which needs no rights and is slow")
 	command.Flags().StringArrayVar(&flags.conduits, "conduit", nil, "do not charge libraries that match `PATTERN` (repeatable)")
 	return command
 }
@@ -99,7 +101,7 @@ func runTrace(flags *traceFlags, args []string) error {
 	} else if err := flags.output.write(result.Document); err != nil {
 		return &failure{exitOwnFailure, err}
 	}
-	return passOn(result.State, stopped)
+	return passOn(result.Status, stopped)
 }
 
 // note says something to the user that is no result, in one line.
@@ -137,7 +139,12 @@ func (f *traceFlags) options() (trace.Options, error) {
 	if err != nil {
 		return trace.Options{}, err
 	}
-	opts := trace.Options{Follow: !f.noFollow, EveryChain: f.chains, Conduits: conduits, Started: staySmall, Log: note}
+	opts := trace.Options{
+		Follow: !f.noFollow, EveryChain: f.chains, Conduits: conduits, Ptrace: f.backend == "ptrace", Started: staySmall, Log: note,
+	}
+	if f.backend != "ptrace" && f.backend != "kernel" {
+		return opts, fmt.Errorf("unknown backend %q: want kernel or ptrace", f.backend)
+	}
 	if f.stream {
 		opts.Stream, err = f.output.open()
 	}
@@ -208,16 +215,7 @@ func commandFailure(err error) error {
 }
 
 // passOn ends as the command did: with its exit status or by its signal.
-func passOn(state *os.ProcessState, stopped error) error {
-	if state == nil {
-		return stopped
-	}
-	status := state.Sys().(syscall.WaitStatus)
-	return passOnStatus(&status, stopped)
-}
-
-// passOnStatus is passOn for a command that was waited for by its tracer.
-func passOnStatus(status *syscall.WaitStatus, stopped error) error {
+func passOn(status *syscall.WaitStatus, stopped error) error {
 	if status == nil {
 		return stopped
 	}

@@ -121,5 +121,5 @@ func chooseSupervisor(why string) (*choice, error) {
 	if err := kernel.Require(kernel.Supervisor); err != nil {
 		return nil, fmt.Errorf("%w (bulkhead doctor tells all)", err)
 	}
-	return &choice{name: Supervisor, guarantee: supervisor.Guarantee, why: why, command: supervisor.Command}, nil
+	return &choice{name: Supervisor, guarantee: supervisor.Guarantee, why: why, command: supervisor.Command, process: supervisor.Process}, nil
 }

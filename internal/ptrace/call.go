@@ -87,6 +87,13 @@ var changesOf = [...]map[int][]seccomp.Test{
 	syscalls.AMD64: Changes(syscalls.AMD64), syscalls.I386: Changes(syscalls.I386), syscalls.X32: Changes(syscalls.X32),
 }
 
+// executes tells whether a call is execve or execveat. While one is under way, a thread that stops may be the one that made
+// it a moment later, under the number of the process's first thread and with another image; so all others wait.
+func executes(c *seccomp.Call) bool {
+	name, _ := syscalls.Name(c.ABI, int(c.NR))
+	return name == "execve" || name == "execveat"
+}
+
 // changesMappings tells whether a call can change executable mappings.
 func changesMappings(c *seccomp.Call) bool {
 	for _, t := range changesOf[c.ABI][int(c.NR)] {

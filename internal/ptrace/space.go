@@ -76,6 +76,14 @@ func (t *Thread) Generation() uint64 {
 	return s.generation
 }
 
+// Mappings returns all executable mappings of a stopped thread, in the order of their addresses. They hold good until the
+// next stop.
+func (t *Thread) Mappings() []dso.Mapping {
+	s := t.Process.Space
+	s.refresh(t.TID)
+	return s.mappings
+}
+
 func (s *Space) refresh(tid int) (done bool) {
 	if s.stale {
 		s.read(tid)
@@ -113,6 +121,8 @@ func extentsOf(c *seccomp.Call, result uint64) []extent {
 		return []extent{reach(result, c.Args[1])}
 	case "mprotect", "pkey_mprotect", "remap_file_pages":
 		return []extent{reach(c.Args[0], c.Args[1])}
+	case "execve", "execveat": // they failed
+		return nil
 	case "mremap":
 		if failed {
 			return []extent{reach(c.Args[0], c.Args[1])}

@@ -78,10 +78,12 @@ func (t *Tracer) prepare(pid int) error {
 
 var errRefused = errors.New("the program may not run")
 
-// install lets a stopped process make the calls that put it under a filter, as if from its own code: no_new_privs is set
-// already.
+// install lets a stopped thread make the calls that put its process under a filter, as if from its own code.
 func install(pid int, filter []bpf.RawInstruction) error {
 	return inject(pid, func(call func(nr int, args ...uint64) (uint64, error)) error {
+		if _, err := call(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return fmt.Errorf("set no_new_privs: %w", err)
+		}
 		size := uint64(len(filter))*uint64(unsafe.Sizeof(filter[0])) + pageSize
 		at, err := call(unix.SYS_MMAP, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS, wholeWord, 0)
 		if err != nil {
@@ -95,8 +97,12 @@ func install(pid int, filter []bpf.RawInstruction) error {
 		if err := writeMemory(pid, at, append(image, program...)); err != nil {
 			return fmt.Errorf("process_vm_writev: %w", err)
 		}
-		if _, err := call(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, at); err != nil {
+		thread, err := call(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, at)
+		if err != nil {
 			return fmt.Errorf("seccomp: %w", err)
+		}
+		if thread != 0 {
+			return fmt.Errorf("seccomp: thread %d is under a filter of its own", thread)
 		}
 		if _, err := call(unix.SYS_MUNMAP, at, size); err != nil {
 			return fmt.Errorf("munmap: %w", err)

@@ -1,6 +1,8 @@
 package ptrace
 
 import (
+	"slices"
+
 	"golang.org/x/sys/unix"
 
 	"bulkhead/internal/syscalls"
@@ -89,7 +91,7 @@ func (t *Tracer) entered(th *Thread) {
 	if t.opts.Filter == nil {
 		th.state = inside
 	}
-	if changesMappings(&th.Call) {
+	if changesMappings(&th.Call) || executes(&th.Call) {
 		th.state = changing
 		space.changing = th
 	}
@@ -147,15 +149,20 @@ func (t *Tracer) exec(th *Thread) {
 		return
 	}
 	p := th.Process
+	// Nobody of the process is left, not even those that waited for this call to end.
+	space := p.Space
+	space.waiting = slices.DeleteFunc(space.waiting, func(w *Thread) bool { return w.Process == p })
+	if space.changing != nil && space.changing.Process == p {
+		t.changed(space)
+	}
 	if caller := t.threads[int(former)]; caller != nil && caller != th {
-		th.state = caller.state
 		t.forget(caller)
 	}
-	if p.Space.changing == th {
-		t.changed(p.Space, extent{end: wholeWord})
-		th.state = outside
-	}
 	p.Space = newSpace()
+	th.state = outside
+	if t.opts.Filter == nil {
+		th.state = inside // the end of the call stops
+	}
 	if !t.opts.Handler.Exec(p) {
 		t.kill(th)
 		return

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"syscall"
 
 	"golang.org/x/net/bpf"
@@ -94,7 +95,7 @@ type state uint8
 const (
 	outside  state = iota
 	inside         // a system call is under way, and its end will stop
-	changing       // the same, of a call that changes mappings
+	changing       // the same, of a call that changes mappings or executes an image
 )
 
 // Tracer follows a target. It belongs to one thread.
@@ -103,6 +104,8 @@ type Tracer struct {
 	threads  map[int]*Thread
 	root     int
 	status   *syscall.WaitStatus // how the root has ended
+	events   []event
+	early    []event // that came before run
 	memory   Memory
 	stopping <-chan struct{}
 	follow   follower
@@ -132,6 +135,23 @@ func Command(ctx context.Context, path string, argv []string, started func(pid i
 		}
 		return t.run(ctx)
 	})
+}
+
+// Attach traces a running process with all its threads until it and all its followed descendants have ended, or until ctx
+// is done: then they are let go, or killed if they die with their tracer. started is called when all threads are traced,
+// and under the filter if there is one.
+func Attach(ctx context.Context, pid int, started func(pid int), opts Options) error {
+	_, err := onThread(func() (*syscall.WaitStatus, error) {
+		t := newTracer(opts)
+		if err := t.seize(pid); err != nil {
+			return nil, err
+		}
+		if started != nil {
+			started(pid)
+		}
+		return t.run(ctx)
+	})
+	return err
 }
 
 // onThread runs the work of a tracer on a thread of its own, which ends with it.
@@ -169,20 +189,51 @@ func (t *Tracer) run(ctx context.Context) (*syscall.WaitStatus, error) {
 	stop := context.AfterFunc(ctx, t.nudge)
 	defer stop()
 	for {
-		tid, status, err := wait(-1, 0)
+		err := t.collect()
 		if err == unix.ECHILD {
 			return t.status, t.err
 		}
 		if err != nil {
 			return t.status, fmt.Errorf("wait for the traced threads: %w", err)
 		}
-		t.handle(tid, status)
+		for _, e := range t.events {
+			t.handle(e.tid, e.status)
+		}
 		select {
 		case <-t.stopping:
 			return t.leave()
 		default:
 		}
 	}
+}
+
+// event is what wait tells of a thread.
+type event struct {
+	tid    int
+	status unix.WaitStatus
+}
+
+// collect waits until something happens, and takes all that has. The kernel's wait prefers the threads that it was given
+// first, so that one after the other would starve the last of many.
+func (t *Tracer) collect() error {
+	t.events = append(t.events[:0], t.early...)
+	if t.early = nil; len(t.events) > 0 {
+		return nil
+	}
+	tid, status, err := wait(-1, 0)
+	for err == nil && tid > 0 {
+		// A second event of a thread: it was killed in the stop that the first one tells of.
+		t.events = slices.DeleteFunc(t.events, func(e event) bool { return e.tid == tid })
+		t.events = append(t.events, event{tid, status})
+		if len(t.threads) < 2 {
+			return nil
+		}
+		tid, status, err = wait(-1, unix.WNOHANG)
+	}
+	if len(t.events) > 0 {
+		return nil
+	}
+	return err
 }
 
 // nudge makes run's wait return: the first process stops, which nobody but the tracer sees.

@@ -180,7 +180,7 @@ func (s *session) frame(c *capture, address uint64) (bpf.Frame, *object) {
 	if obj.id == bpf.ObjectAnonymous {
 		return bpf.Frame{Object: uint32(obj.id)}, obj
 	}
-	return bpf.Frame{Object: uint32(obj.id), Offset: uint32(address - m.start + m.offset)}, obj
+	return bpf.Frame{Object: uint32(obj.id), Offset: uint32(address - m.Start + m.Offset)}, obj
 }
 
 func (s *session) resolver(c *capture, early earlyRows) cfi.Resolver {

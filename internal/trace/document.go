@@ -3,13 +3,14 @@ package trace
 import (
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/bpf"
+	"bulkhead/internal/dso"
 	"bulkhead/internal/objfile"
 	"bulkhead/internal/region"
 )
 
 // document makes the attribution document of an ended session.
 func (s *session) document() *attribution.Document {
-	for key, calls := range s.tracer.Counts() {
+	for key, calls := range s.counts.Counts() {
 		s.seen.add(key, calls)
 	}
 	w := &writer{session: s, builder: attribution.NewBuilder(), programs: map[bpf.ObjectID]*program{}}
@@ -67,7 +68,7 @@ func (w *writer) object(id bpf.ObjectID) *object {
 // mapped adds the objects that are on no stack.
 func (w *writer) mapped() {
 	for image, objects := range w.seen.images {
-		program, err := w.objects.openMapping(processMapping{mapping: mapping{file: image, path: image.path}})
+		program, err := w.objects.openMapping(processMapping{mapping: mapping{Mapping: dso.Mapping{File: image}}})
 		if err != nil || program == nil || w.programs[program.id] == nil {
 			continue
 		}
@@ -153,7 +154,7 @@ func (w *writer) chain(key chainKey, frames []bpf.Frame) {
 
 // losses tells what was not seen. What belongs to no program goes to the first.
 func (w *writer) losses() {
-	for key, n := range w.tracer.Tallies() {
+	for key, n := range w.counts.Tallies() {
 		p := w.program(key.Program)
 		switch key.Tally {
 		case bpf.TallyLost, bpf.TallyUntracked:
@@ -166,6 +167,6 @@ func (w *writer) losses() {
 		w.program(id).BrokenStacks += n
 	}
 	if len(w.seen.programs) > 0 {
-		w.program(w.seen.programs[0]).LostEvents += w.tracer.Missed() + w.lost
+		w.program(w.seen.programs[0]).LostEvents += w.counts.Missed() + w.lost
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/bpf"
 	"bulkhead/internal/cfi"
+	"bulkhead/internal/dso"
 	"bulkhead/internal/testenv"
 )
 
@@ -229,7 +230,7 @@ type bench struct {
 
 // stop compares gdb's backtrace with our own walk of the same stopped process.
 func (b *bench) stop(t *testing.T, stop gdbStop) {
-	mapped, err := readMaps(stop.PID)
+	mapped, err := dso.Mappings(stop.PID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -267,7 +268,7 @@ func (b *bench) stop(t *testing.T, stop gdbStop) {
 
 // gdbPlaces cuts a backtrace where gdb guesses: where nothing tells it the caller, as in the loader's _start, it takes
 // words off the stack for return addresses. What is not in executable memory is none.
-func (b *bench) gdbPlaces(mapped []mapping, stop gdbStop) []place {
+func (b *bench) gdbPlaces(mapped []dso.Mapping, stop gdbStop) []place {
 	var places []place
 	exact := false
 	for _, f := range stop.Frames {
@@ -291,41 +292,41 @@ func (b *bench) differ(format string, args ...any) {
 }
 
 // resolver finds the rows of mapped files as the tracer's rows were made, but from the process's own files.
-func (b *bench) resolver(t *testing.T, pid int, mapped []mapping) cfi.Resolver {
+func (b *bench) resolver(t *testing.T, pid int, mapped []dso.Mapping) cfi.Resolver {
 	return func(address uint64) (*cfi.Table, uint64, bool) {
 		m, ok := mappingAt(mapped, address)
 		if !ok {
 			return nil, 0, false
 		}
-		obj := b.session.prepare(processMapping{pid: pid, mapping: m})
+		obj := b.session.prepare(processMapping{pid: pid, mapping: mapping{0, m}})
 		if obj == nil {
-			t.Fatalf("%s cannot be read", m.path)
+			t.Fatalf("%s cannot be read", m.File.Path)
 		}
 		<-obj.loaded
-		return obj.table.get(), address - m.start + m.offset, true
+		return obj.table.get(), address - m.Start + m.Offset, true
 	}
 }
 
-func mappingAt(mapped []mapping, address uint64) (mapping, bool) {
+func mappingAt(mapped []dso.Mapping, address uint64) (dso.Mapping, bool) {
 	for _, m := range mapped {
-		if m.start <= address && address < m.end {
+		if m.Start <= address && address < m.End {
 			return m, true
 		}
 	}
-	return mapping{}, false
+	return dso.Mapping{}, false
 }
 
-func placeOf(mapped []mapping, address uint64) (p place, ok bool) {
+func placeOf(mapped []dso.Mapping, address uint64) (p place, ok bool) {
 	m, ok := mappingAt(mapped, address)
 	switch {
 	case !ok:
 		return place{}, false
-	case m.path == attribution.VDSO:
-		return place{attribution.VDSO, uint32(address - m.start)}, true
-	case m.file.inode == 0:
+	case m.File.Path == attribution.VDSO:
+		return place{attribution.VDSO, uint32(address - m.Start)}, true
+	case m.File.Inode == 0:
 		return place{object: attribution.Anonymous}, true
 	}
-	return place{m.path, uint32(address - m.start + m.offset)}, true
+	return place{m.File.Path, uint32(address - m.Start + m.Offset)}, true
 }
 
 // origin is the rule of DESIGN.md over objects.

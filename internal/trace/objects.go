@@ -8,13 +8,14 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/bpf"
+	"bulkhead/internal/cfi"
+	"bulkhead/internal/dso"
 	"bulkhead/internal/objfile"
 	"bulkhead/internal/region"
 )
@@ -35,19 +36,28 @@ type object struct {
 
 // objects knows the files by the kernel's number and by what perf records call them. Safe for concurrent use.
 type objects struct {
-	tracer *bpf.Tracer
-	rows   *rowReader
+	numbers numbering
+	rows    *rowReader
 
 	mu     sync.Mutex
 	byID   map[bpf.ObjectID]*object
-	byFile map[fileID]*object
+	byFile map[dso.FileID]*object
 }
 
-func newObjects(tracer *bpf.Tracer, rows *rowReader) (*objects, error) {
+// numbering gives files their numbers and takes the rows of each: the kernel part, or without one ownNumbers.
+type numbering interface {
+	identify(*os.File) (bpf.ObjectID, error)
+	loadObject(bpf.ObjectID, *cfi.Table, []bpf.RegionFlags) error
+}
+
+// kernelNumbers are those of the kernel part.
+type kernelNumbers struct{ tracer *bpf.Tracer }
+
+func newObjects(numbers numbering, rows *rowReader) (*objects, error) {
 	o := &objects{
-		tracer: tracer, rows: rows,
+		numbers: numbers, rows: rows,
 		byID:   map[bpf.ObjectID]*object{},
-		byFile: map[fileID]*object{},
+		byFile: map[dso.FileID]*object{},
 	}
 	if err := o.addAnonymous(); err != nil {
 		return nil, err
@@ -62,7 +72,7 @@ func newObjects(tracer *bpf.Tracer, rows *rowReader) (*objects, error) {
 func (o *objects) addAnonymous() error {
 	anonymous, _ := o.add(bpf.ObjectAnonymous, attribution.Anonymous, nil)
 	close(anonymous.loaded)
-	return o.tracer.LoadObject(anonymous.id, nil, regionFlags(anonymous.regions()))
+	return o.numbers.loadObject(anonymous.id, nil, regionFlags(anonymous.regions()))
 }
 
 // addVDSO reads the vDSO from this process: the kernel maps the same one everywhere.
@@ -83,12 +93,12 @@ func (o *objects) addVDSO() error {
 }
 
 func readVDSO() ([]byte, error) {
-	mappings, err := readMaps(os.Getpid())
+	mappings, err := dso.Mappings(os.Getpid())
 	if err != nil {
 		return nil, err
 	}
 	for _, m := range mappings {
-		if m.path != attribution.VDSO {
+		if m.File.Path != attribution.VDSO {
 			continue
 		}
 		memory, err := os.Open("/proc/self/mem")
@@ -96,8 +106,8 @@ func readVDSO() ([]byte, error) {
 			return nil, err
 		}
 		defer memory.Close()
-		image := make([]byte, m.end-m.start)
-		if _, err := memory.ReadAt(image, int64(m.start)); err != nil {
+		image := make([]byte, m.End-m.Start)
+		if _, err := memory.ReadAt(image, int64(m.Start)); err != nil {
 			return nil, fmt.Errorf("read the vDSO: %w", err)
 		}
 		return image, nil
@@ -164,82 +174,41 @@ func (o *objects) program(pid int) (bpf.ObjectID, error) {
 		return bpf.ObjectUnknown, err
 	}
 	defer file.Close()
-	return o.identify(file)
+	return o.numbers.identify(file)
 }
 
 // openMapping adds the file behind a mapping of a process and starts loading it. It is found even when it was deleted or
 // replaced, as long as the process has it mapped, and by its path after that.
 func (o *objects) openMapping(m processMapping) (*object, error) {
 	switch {
-	case m.path == attribution.VDSO:
+	case m.File.Path == attribution.VDSO:
 		return o.get(bpf.ObjectVDSO), nil
-	case m.file.inode == 0 || !strings.HasPrefix(m.path, "/"):
+	case !m.File.Backed():
 		return o.get(bpf.ObjectAnonymous), nil
 	}
 	o.mu.Lock()
-	known, seen := o.byFile[m.file]
+	known, seen := o.byFile[m.File]
 	o.mu.Unlock()
 	if seen {
 		return known, nil
 	}
-	file, err := openMapped(m)
+	file, err := dso.OpenMapped(m.pid, m.Mapping)
 	if err != nil {
 		return nil, err
 	}
-	obj, err := o.open(file, m.path)
+	obj, err := o.open(file, m.File.Path)
 	if err != nil {
 		return nil, err
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.byFile[m.file] = obj
+	o.byFile[m.File] = obj
 	return obj, nil
-}
-
-// openMapped opens a mapped file: the very one through map_files, or the path, as long as it is still that file. Another
-// may have been mapped at the same place, or moved to the same path, since.
-func openMapped(m processMapping) (*os.File, error) {
-	paths := [...]string{
-		fmt.Sprintf("/proc/%d/map_files/%x-%x", m.pid, m.start, m.end),
-		fmt.Sprintf("/proc/%d/root%s", m.pid, m.path),
-		m.path,
-	}
-	var errs []error
-	for _, path := range paths {
-		file, err := os.Open(path)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if m.file.is(file) {
-			return file, nil
-		}
-		file.Close()
-		errs = append(errs, fmt.Errorf("%s is another file by now", path))
-	}
-	return nil, errors.Join(errs...)
-}
-
-// is reports whether an open file is the one. On a stacked file system (overlayfs) what stat tells may be the numbers of
-// the upper layer while a mapping has those of the file below; the path has to do then.
-func (id fileID) is(file *os.File) bool {
-	var stat unix.Stat_t
-	if unix.Fstat(int(file.Fd()), &stat) != nil {
-		return false
-	}
-	if stat.Ino == id.inode {
-		return true
-	}
-	if unix.Major(stat.Dev) == id.major && unix.Minor(stat.Dev) == id.minor {
-		return false
-	}
-	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", file.Fd()))
-	return err == nil && path == id.path
 }
 
 // open asks the kernel for the file's number and starts loading its rows.
 func (o *objects) open(file *os.File, path string) (*object, error) {
-	id, err := o.identify(file)
+	id, err := o.numbers.identify(file)
 	if err != nil {
 		file.Close()
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -254,13 +223,17 @@ func (o *objects) open(file *os.File, path string) (*object, error) {
 }
 
 // identify maps the file for a moment, so that the kernel names it as it will when the target maps it.
-func (o *objects) identify(file *os.File) (bpf.ObjectID, error) {
+func (k kernelNumbers) identify(file *os.File) (bpf.ObjectID, error) {
 	page, err := unix.Mmap(int(file.Fd()), 0, os.Getpagesize(), unix.PROT_READ, unix.MAP_PRIVATE)
 	if err != nil {
 		return bpf.ObjectUnknown, os.NewSyscallError("mmap", err)
 	}
 	defer unix.Munmap(page)
-	return o.tracer.Identify(page)
+	return k.tracer.Identify(page)
+}
+
+func (k kernelNumbers) loadObject(id bpf.ObjectID, table *cfi.Table, regions []bpf.RegionFlags) error {
+	return k.tracer.LoadObject(id, table, regions)
 }
 
 // load gives the rows of an object to the kernel.
@@ -269,9 +242,9 @@ func (o *objects) load(obj *object, rows fileRows) {
 	obj.fileRows = rows
 	regions := regionFlags(obj.regions())
 	defer obj.table.drop()
-	if err := o.tracer.LoadObject(obj.id, obj.table.get(), regions); err != nil {
+	if err := o.numbers.loadObject(obj.id, obj.table.get(), regions); err != nil {
 		// Without rows, but open: a walk through it is broken and counted, not captured again and again.
-		obj.err = errors.Join(obj.err, err, o.tracer.LoadObject(obj.id, nil, regions[:1]))
+		obj.err = errors.Join(obj.err, err, o.numbers.loadObject(obj.id, nil, regions[:1]))
 	}
 }
 
@@ -296,13 +269,13 @@ func (o *objects) giveUp(id bpf.ObjectID) *object {
 
 // lose is giveUp for a file of which a mapping is known: it keeps its name.
 func (o *objects) lose(id bpf.ObjectID, m mapping) *object {
-	obj, fresh := o.add(id, m.path, nil)
+	obj, fresh := o.add(id, m.File.Path, nil)
 	if fresh {
 		o.load(obj, fileRows{err: errGone})
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.byFile[m.file] = obj
+	o.byFile[m.File] = obj
 	return obj
 }
 

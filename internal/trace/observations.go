@@ -6,6 +6,7 @@ import (
 
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/bpf"
+	"bulkhead/internal/dso"
 	"bulkhead/internal/syscalls"
 )
 
@@ -17,7 +18,7 @@ type observations struct {
 	examples map[bpf.CountKey][]bpf.Frame
 	chains   map[chainKey][]bpf.Frame
 	breaks   map[bpf.ObjectID]uint64
-	images   map[fileID]map[bpf.ObjectID]bool // what the processes of a program had executable
+	images   map[dso.FileID]map[bpf.ObjectID]bool // what the processes of a program had executable
 }
 
 // chainKey is a sequence of regions on a stack and the call made with it.
@@ -32,7 +33,7 @@ func newObservations() *observations {
 		examples: map[bpf.CountKey][]bpf.Frame{},
 		chains:   map[chainKey][]bpf.Frame{},
 		breaks:   map[bpf.ObjectID]uint64{},
-		images:   map[fileID]map[bpf.ObjectID]bool{},
+		images:   map[dso.FileID]map[bpf.ObjectID]bool{},
 	}
 }
 
@@ -52,7 +53,7 @@ func (o *observations) addProgram(id bpf.ObjectID) {
 }
 
 // mapped notes that a process of a program mapped an object executable.
-func (o *observations) mapped(image fileID, id bpf.ObjectID) {
+func (o *observations) mapped(image dso.FileID, id bpf.ObjectID) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.images[image] == nil {

@@ -19,8 +19,8 @@ import (
 // Result is what a trace found.
 type Result struct {
 	Document *attribution.Document
-	// State is how the command ended; nil after Process and when the trace was stopped before.
-	State *os.ProcessState
+	// Status is how the command ended; nil after Process and when the trace was stopped before.
+	Status *syscall.WaitStatus
 	// Unstreamed is how many of the counted calls Options.Stream did not get.
 	Unstreamed uint64
 }
@@ -33,6 +33,9 @@ const pollLive = 20 * time.Millisecond
 func Process(ctx context.Context, pid int, opts Options) (*Result, error) {
 	if err := unix.Kill(pid, 0); errors.Is(err, unix.ESRCH) {
 		return nil, fmt.Errorf("process %d does not exist", pid)
+	}
+	if opts.Ptrace {
+		return processByPtrace(ctx, pid, opts)
 	}
 	records, err := openRecords()
 	if err != nil {
@@ -54,6 +57,9 @@ func Process(ctx context.Context, pid int, opts Options) (*Result, error) {
 // first instruction until it and, with Follow, its descendants have ended, or until ctx is done. Signals that signals
 // delivers are passed on to it.
 func Command(ctx context.Context, path string, argv []string, signals <-chan os.Signal, opts Options) (*Result, error) {
+	if opts.Ptrace {
+		return commandByPtrace(ctx, path, argv, signals, opts)
+	}
 	records, err := openRecords()
 	if err != nil {
 		return nil, err
@@ -77,28 +83,36 @@ func Command(ctx context.Context, path string, argv []string, signals <-chan os.
 	if err != nil {
 		return nil, errors.Join(err, s.end(), s.close())
 	}
-	ended := make(chan *os.ProcessState, 1)
+	ended := make(chan *syscall.WaitStatus, 1)
 	go func() {
 		state, err := child.Wait()
 		if err != nil {
 			s.opts.Log("waiting for %s: %v", path, err)
 		}
-		ended <- state
+		ended <- statusOf(state)
 	}()
 	for {
 		select {
-		case state := <-ended:
+		case status := <-ended:
 			if s.tracer.Live() > 0 {
 				s.opts.Log("%s has ended, but processes that it started have not: tracing goes on until they end or Ctrl-C", path)
 				s.waitLive(ctx)
 			}
-			return s.result(state)
+			return s.result(status)
 		case signal := <-signals:
 			_ = child.Signal(signal) // it may have ended already
 		case <-ctx.Done():
 			return s.result(nil)
 		}
 	}
+}
+
+func statusOf(state *os.ProcessState) *syscall.WaitStatus {
+	if state == nil {
+		return nil
+	}
+	status := state.Sys().(syscall.WaitStatus)
+	return &status
 }
 
 func (s *session) waitLive(ctx context.Context) {
@@ -113,10 +127,10 @@ func (s *session) waitLive(ctx context.Context) {
 	}
 }
 
-func (s *session) result(state *os.ProcessState) (*Result, error) {
+func (s *session) result(status *syscall.WaitStatus) (*Result, error) {
 	err := s.end()
 	doc := s.document()
-	result := &Result{Document: doc, State: state, Unstreamed: s.unstreamed()}
+	result := &Result{Document: doc, Status: status, Unstreamed: s.unstreamed()}
 	return result, errors.Join(err, s.stream.failed(), s.close())
 }
 

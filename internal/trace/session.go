@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math"
 	"runtime"
 	"slices"
@@ -19,6 +20,7 @@ import (
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/bpf"
 	"bulkhead/internal/cfi"
+	"bulkhead/internal/dso"
 	"bulkhead/internal/filecache"
 	"bulkhead/internal/kernel"
 	"bulkhead/internal/perf"
@@ -45,6 +47,8 @@ type Options struct {
 	Start *filecache.Cache
 	// Started, if not nil, is called when all is in place and the target is about to run.
 	Started func()
+	// Ptrace stops the target at each call, which needs no rights, instead of looking on from the kernel.
+	Ptrace bool
 	// Log gets notes for the user, one line each.
 	Log func(format string, args ...any)
 }
@@ -69,7 +73,8 @@ const (
 //	BPF events ───► captures, walked here ──► seen
 type session struct {
 	opts    Options
-	tracer  *bpf.Tracer
+	tracer  *bpf.Tracer // nil with ptrace
+	counts  counter
 	spaces  *spaces
 	objects *objects
 	seen    *observations
@@ -85,6 +90,13 @@ type session struct {
 	walkers  sync.WaitGroup
 	readers  sync.WaitGroup
 	stop     chan struct{}
+}
+
+// counter has what the kernel part has counted.
+type counter interface {
+	Counts() iter.Seq2[bpf.CountKey, uint64]
+	Tallies() map[bpf.TallyKey]uint64
+	Missed() uint64
 }
 
 // openRecords starts the records of mappings, which have to be there before a command starts.
@@ -111,14 +123,14 @@ func newSession(opts Options, rows *rowReader, records *perf.Reader) (*session, 
 		return nil, errors.Join(explain(err), records.Close())
 	}
 	s := &session{
-		opts: opts, tracer: tracer, records: records,
+		opts: opts, tracer: tracer, counts: tracer, records: records,
 		spaces:   newSpaces(),
 		seen:     newObservations(),
 		captures: make(chan *capture, 1<<16),
 		room:     semaphore.NewWeighted(captureBytes),
 		stop:     make(chan struct{}),
 	}
-	if s.objects, err = newObjects(tracer, rows); err != nil {
+	if s.objects, err = newObjects(kernelNumbers{tracer}, rows); err != nil {
 		return nil, errors.Join(err, tracer.Close(), records.Close())
 	}
 	s.stream = newStreamer(opts.Stream, s.objects)
@@ -134,7 +146,7 @@ func newSession(opts Options, rows *rowReader, records *perf.Reader) (*session, 
 func explain(err error) error {
 	var missing *kernel.NotSupported
 	if errors.As(kernel.Require(kernel.Trace), &missing) {
-		return fmt.Errorf("%w (bulkhead doctor tells all)", missing)
+		return fmt.Errorf("%w (bulkhead doctor tells all; --backend ptrace needs none of it)", missing)
 	}
 	return err
 }
@@ -171,7 +183,7 @@ func (s *session) prepare(m processMapping) *object {
 	if err != nil {
 		return nil
 	}
-	if obj != nil && m.image != (fileID{}) && !strings.HasPrefix(m.path, "[v") { // every process has [vdso] and [vsyscall]
+	if obj != nil && m.image != (dso.FileID{}) && !strings.HasPrefix(m.File.Path, "[v") { // every process has [vdso] and [vsyscall]
 		s.seen.mapped(m.image, obj.id)
 	}
 	return obj

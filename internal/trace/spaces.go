@@ -1,31 +1,19 @@
 package trace
 
 import (
-	"bufio"
-	"fmt"
-	"os"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"bulkhead/internal/dso"
 	"bulkhead/internal/perf"
 )
 
-// mapping is a piece of a file, or of memory without one, that a process had executable from some time on.
+// mapping is an executable mapping that a process had from some time on.
 type mapping struct {
-	time               uint64 // CLOCK_MONOTONIC, ns
-	start, end, offset uint64
-	file               fileID
-	path               string
-}
-
-// fileID names a file as perf records and /proc/PID/maps do. The path belongs to it: on overlayfs device and inode
-// alone are not unique.
-type fileID struct {
-	major, minor uint32
-	inode        uint64
-	path         string
+	time uint64 // CLOCK_MONOTONIC, ns
+	dso.Mapping
 }
 
 // life is one process from its fork or exec on: all executable mappings that it ever made, in the order of their times.
@@ -68,8 +56,8 @@ func (s *spaces) apply(records []perf.Record) []processMapping {
 			}
 		case perf.Map:
 			if l != nil {
-				path := filePath(r.Path)
-				m := mapping{r.Time, r.Start, r.End, r.Offset, fileID{r.Major, r.Minor, r.Inode, path}, path}
+				file := dso.FileID{Major: r.Major, Minor: r.Minor, Inode: r.Inode, Path: dso.MappedPath(r.Path)}
+				m := mapping{r.Time, dso.Mapping{Start: r.Start, End: r.End, Offset: r.Offset, File: file}}
 				l.maps = append(l.maps, m)
 				made = append(made, processMapping{r.PID, m, l.image()})
 			}
@@ -82,18 +70,18 @@ func (s *spaces) apply(records []perf.Record) []processMapping {
 type processMapping struct {
 	pid int
 	mapping
-	image fileID
+	image dso.FileID
 }
 
 // image is the file of a process's program: execve(2) maps it before all else.
-func (l *life) image() fileID {
+func (l *life) image() dso.FileID {
 	for l.parent != nil {
 		l = l.parent
 	}
 	if len(l.maps) == 0 {
-		return fileID{}
+		return dso.FileID{}
 	}
-	return l.maps[0].file
+	return l.maps[0].File
 }
 
 func (s *spaces) latest(pid int) *life {
@@ -127,7 +115,7 @@ func exists(pid int) bool { return unix.Kill(pid, 0) == nil }
 // snapshot reads what a process has mapped now: for processes that were there before the records began. The mappings
 // count from its birth on.
 func (s *spaces) snapshot(pid int) ([]processMapping, error) {
-	maps, err := readMaps(pid)
+	maps, err := dso.Mappings(pid)
 	if err != nil {
 		return nil, err
 	}
@@ -138,11 +126,13 @@ func (s *spaces) snapshot(pid int) ([]processMapping, error) {
 		l = &life{}
 		s.lives[pid] = append(s.lives[pid], l)
 	}
-	l.maps = append(maps, l.maps...)
 	made := make([]processMapping, len(maps))
+	mapped := make([]mapping, len(maps))
 	for i, m := range maps {
-		made[i] = processMapping{pid, m, l.image()}
+		mapped[i] = mapping{0, m}
+		made[i] = processMapping{pid, mapped[i], l.image()}
 	}
+	l.maps = append(mapped, l.maps...)
 	return made, nil
 }
 
@@ -159,7 +149,7 @@ func (s *spaces) find(pid int, address, at uint64) (mapping, bool) {
 	}
 	for ; l != nil; at, l = l.born, l.parent {
 		for i := len(l.maps) - 1; i >= 0; i-- {
-			if m := l.maps[i]; m.time <= at && m.start <= address && address < m.end {
+			if m := l.maps[i]; m.time <= at && m.Start <= address && address < m.End {
 				return m, true
 			}
 		}
@@ -172,25 +162,4 @@ func (s *spaces) known(pid int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.latest(pid) != nil
-}
-
-// readMaps reads the executable mappings of /proc/PID/maps; see proc_pid_maps(5).
-func readMaps(pid int) ([]mapping, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
-	if err != nil {
-		return nil, fmt.Errorf("read the mappings of process %d: %w", pid, err)
-	}
-	defer f.Close()
-	var maps []mapping
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<16)
-	for lines.Scan() {
-		if m, ok := parseMapsLine(lines.Text()); ok {
-			maps = append(maps, m)
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("read the mappings of process %d: %w", pid, err)
-	}
-	return maps, nil
 }

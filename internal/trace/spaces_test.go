@@ -1,25 +1,13 @@
 package trace
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
-	"strings"
 	"testing"
 	"time"
 
 	"bulkhead/internal/perf"
 )
-
-// mapsLine writes a mapping as the kernel does. A path that the kernel would mark is marked once more.
-func mapsLine(m mapping) string {
-	path := strings.ReplaceAll(m.path, "\n", `\012`)
-	if strings.HasSuffix(path, " (deleted)") && !strings.HasPrefix(path, "/memfd:") {
-		path += " (deleted)"
-	}
-	return fmt.Sprintf("%x-%x r-xp %08x %02x:%02x %d %s",
-		m.start, m.end, m.offset, m.file.major, m.file.minor, m.file.inode, path)
-}
 
 func mapped(time uint64, pid int, start, end uint64, path string) perf.Record {
 	return perf.Record{Kind: perf.Map, Time: time, PID: pid, TID: pid, Start: start, End: end, Inode: 1, Path: path}
@@ -82,8 +70,8 @@ func TestFind(t *testing.T) {
 		{"and nothing else", c, 0x2800, 55, ""},
 		{"no such process", c + 1, 0x1000, 55, ""},
 	} {
-		if m, ok := s.find(test.pid, test.address, test.time); ok != (test.want != "") || m.path != test.want {
-			t.Errorf("%s: %#x of %d at %d is %q (%v), want %q", test.what, test.address, test.pid, test.time, m.path, ok, test.want)
+		if m, ok := s.find(test.pid, test.address, test.time); ok != (test.want != "") || m.File.Path != test.want {
+			t.Errorf("%s: %#x of %d at %d is %q (%v), want %q", test.what, test.address, test.pid, test.time, m.File.Path, ok, test.want)
 		}
 	}
 	if s.known(c+1) || !s.known(c) {
@@ -114,7 +102,7 @@ func TestForget(t *testing.T) {
 	if !s.known(self) {
 		t.Error("a process that is there was forgotten")
 	}
-	if m, ok := s.find(pid+1, 0x1000, 200); !ok || m.path != "/program" {
+	if m, ok := s.find(pid+1, 0x1000, 200); !ok || m.File.Path != "/program" {
 		t.Error("the child has lost what it had from its parent")
 	}
 }
@@ -138,10 +126,10 @@ func TestSnapshot(t *testing.T) {
 	if len(made) == 0 {
 		t.Fatal("no executable mappings")
 	}
-	s.apply([]perf.Record{mapped(10, pid, made[0].start, made[0].end, "/later")})
-	for at, want := range map[uint64]string{9: made[0].path, 10: "/later"} {
-		if m, ok := s.find(pid, made[0].start, at); !ok || m.path != want {
-			t.Errorf("at %d: %q, want %q", at, m.path, want)
+	s.apply([]perf.Record{mapped(10, pid, made[0].Start, made[0].End, "/later")})
+	for at, want := range map[uint64]string{9: made[0].File.Path, 10: "/later"} {
+		if m, ok := s.find(pid, made[0].Start, at); !ok || m.File.Path != want {
+			t.Errorf("at %d: %q, want %q", at, m.File.Path, want)
 		}
 	}
 	if _, err := s.snapshot(1 << 30); err == nil {

@@ -71,7 +71,7 @@ func (s *streamer) failed() error {
 // unstreamed is the number of calls that found no room on their way to the stream.
 func (s *session) unstreamed() uint64 {
 	var calls uint64
-	for key, n := range s.tracer.Tallies() {
+	for key, n := range s.counts.Tallies() {
 		if key.Tally == bpf.TallyStreamLost {
 			calls += n
 		}

@@ -60,11 +60,11 @@ func run(t *testing.T, opts Options, argv ...string) *attribution.Document {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if result.State == nil {
+	if result.Status == nil {
 		t.Fatalf("%s did not end", argv[0])
 	}
-	if !result.State.Success() {
-		t.Fatalf("%s: %v", argv[0], result.State)
+	if *result.Status != 0 {
+		t.Fatalf("%s: %v", argv[0], *result.Status)
 	}
 	if err := result.Document.Validate(); err != nil {
 		t.Errorf("the document is not valid: %v", err)

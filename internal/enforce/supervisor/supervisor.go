@@ -31,26 +31,44 @@ type supervisor struct {
 // Command runs a command under a policy until it and all its descendants have ended. started gets its process id. When ctx
 // is done, all are killed.
 func Command(ctx context.Context, path string, argv []string, started func(pid int), opts backend.Options) (*syscall.WaitStatus, error) {
-	s, err := newSupervisor(opts)
-	if err != nil {
-		return nil, err
-	}
-	filter, err := newFilter(opts.Policy).Compile()
+	s, options, err := prepare(opts)
 	if err != nil {
 		return nil, err
 	}
 	s.objects.ahead(path)
+	options.Ended = func(syscall.WaitStatus) {
+		opts.Log("%s has ended, but processes that it started have not: they stay supervised until they end or Ctrl-C", path)
+	}
+	status, err := ptrace.Command(ctx, path, argv, started, options)
+	return status, errors.Join(s.refused, err)
+}
+
+// Process puts a running process under a policy until it and all its descendants have ended. When ctx is done, all are
+// killed: a filter cannot be taken away again, and without its supervisor it fails what it does not know.
+func Process(ctx context.Context, pid int, opts backend.Options) error {
+	s, options, err := prepare(opts)
+	if err != nil {
+		return err
+	}
+	started := func(int) { opts.Log("process %d is under the policy; Ctrl-C kills it", pid) }
+	err = ptrace.Attach(ctx, pid, started, options)
+	return errors.Join(s.refused, err)
+}
+
+func prepare(opts backend.Options) (*supervisor, ptrace.Options, error) {
+	s, err := newSupervisor(opts)
+	if err != nil {
+		return nil, ptrace.Options{}, err
+	}
+	filter, err := newFilter(opts.Policy).Compile()
+	if err != nil {
+		return nil, ptrace.Options{}, err
+	}
 	// A target of the same user could otherwise trace this process, or write into its memory.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return nil, fmt.Errorf("protect the supervisor from its target: %w", err)
+		return nil, ptrace.Options{}, fmt.Errorf("protect the supervisor from its target: %w", err)
 	}
-	status, err := ptrace.Command(ctx, path, argv, started, ptrace.Options{
-		Handler: s, Filter: filter, Follow: true, DieWithTracer: true,
-		Ended: func(syscall.WaitStatus) {
-			opts.Log("%s has ended, but processes that it started have not: they stay supervised until they end or Ctrl-C", path)
-		},
-	})
-	return status, errors.Join(s.refused, err)
+	return s, ptrace.Options{Handler: s, Filter: filter, Follow: true, DieWithTracer: true}, nil
 }
 
 func newSupervisor(opts backend.Options) (*supervisor, error) {

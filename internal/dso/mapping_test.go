@@ -1,21 +1,21 @@
-package trace
+package dso
 
 import (
+	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 )
 
-var compareMappings = cmp.AllowUnexported(mapping{}, fileID{})
-
 func TestParseMapsLine(t *testing.T) {
-	file := func(start, end, offset uint64, major, minor uint32, inode uint64, path string) *mapping {
-		return &mapping{start: start, end: end, offset: offset, file: fileID{major, minor, inode, path}, path: path}
+	file := func(start, end, offset uint64, major, minor uint32, inode uint64, path string) *Mapping {
+		return &Mapping{Start: start, End: end, Offset: offset, File: FileID{major, minor, inode, path}}
 	}
 	for _, test := range []struct {
 		name, line string
-		want       *mapping // nil: not ok
+		want       *Mapping // nil: not ok
 	}{
 		{"library", "7f1c8e428000-7f1c8e57d000 r-xp 00026000 fe:00 1058466                    /usr/lib/libc.so.6",
 			file(0x7f1c8e428000, 0x7f1c8e57d000, 0x26000, 0xfe, 0, 1058466, "/usr/lib/libc.so.6")},
@@ -51,7 +51,7 @@ func TestParseMapsLine(t *testing.T) {
 				t.Fatalf("ok is %v: %+v", ok, got)
 			}
 			if ok {
-				if diff := cmp.Diff(*test.want, got, compareMappings); diff != "" {
+				if diff := cmp.Diff(*test.want, got); diff != "" {
 					t.Errorf("want -, got +:\n%s", diff)
 				}
 			}
@@ -61,7 +61,7 @@ func TestParseMapsLine(t *testing.T) {
 
 // TestReadMaps on this process, which has at least its program, the vDSO and nothing that overlaps.
 func TestReadMaps(t *testing.T) {
-	mapped, err := readMaps(os.Getpid())
+	mapped, err := Mappings(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,15 +71,15 @@ func TestReadMaps(t *testing.T) {
 	}
 	found := map[string]bool{}
 	for i, m := range mapped {
-		found[m.path] = true
-		if i > 0 && m.start < mapped[i-1].end {
+		found[m.File.Path] = true
+		if i > 0 && m.Start < mapped[i-1].End {
 			t.Errorf("%+v begins before %+v ends", m, mapped[i-1])
 		}
 	}
 	if !found[program] || !found["[vdso]"] {
 		t.Errorf("mapped are %v: want %s and [vdso]", found, program)
 	}
-	if _, err := readMaps(1 << 30); err == nil {
+	if _, err := Mappings(1 << 30); err == nil {
 		t.Error("no error for a process that cannot be")
 	}
 }
@@ -101,15 +101,22 @@ func FuzzMapsLine(f *testing.F) {
 		if !ok {
 			return
 		}
-		if m.start >= m.end {
-			t.Fatalf("%q: %#x-%#x is empty", line, m.start, m.end)
-		}
-		if m.path != m.file.path {
-			t.Fatalf("%q: the file's path is %q, the mapping's %q", line, m.file.path, m.path)
+		if m.Start >= m.End {
+			t.Fatalf("%q: %#x-%#x is empty", line, m.Start, m.End)
 		}
 		again, ok := parseMapsLine(mapsLine(m))
-		if diff := cmp.Diff(m, again, compareMappings); !ok || diff != "" {
+		if diff := cmp.Diff(m, again); !ok || diff != "" {
 			t.Fatalf("%q is read as %+v, that as %+v (%v)", line, m, again, ok)
 		}
 	})
+}
+
+// mapsLine writes a mapping as the kernel does. A path that the kernel would mark is marked once more.
+func mapsLine(m Mapping) string {
+	path := strings.ReplaceAll(m.File.Path, "\n", `\012`)
+	if strings.HasSuffix(path, " (deleted)") && !strings.HasPrefix(path, "/memfd:") {
+		path += " (deleted)"
+	}
+	return fmt.Sprintf("%x-%x r-xp %08x %02x:%02x %d %s",
+		m.Start, m.End, m.Offset, m.File.Major, m.File.Minor, m.File.Inode, path)
 }
