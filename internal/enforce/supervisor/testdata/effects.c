@@ -49,10 +49,11 @@ static int kill_(void)
 {
 	int status;
 	if (!(child = fork())) { for (;;) pause(); }
-	do_kill(child);
-	struct timespec t = {0, 20000000};
-	nanosleep(&t, 0);
-	int died = waitpid(child, &status, WNOHANG) == child;
+	int died = 0, tries = do_kill(child) ? 1 : 200;
+	while (!died && tries--) {
+		nanosleep(&(struct timespec){0, 20000000}, 0);
+		died = waitpid(child, &status, WNOHANG) == child;
+	}
 	kill(child, SIGKILL);
 	waitpid(child, &status, 0);
 	return died;
