@@ -182,7 +182,9 @@ func (t *Tracer) forked(th *Thread) {
 		child = &Thread{TID: int(message)}
 		t.threads[child.TID] = child
 	}
-	t.adopt(child, th.Process)
+	if !child.awaited {
+		t.adopt(child, th.Process)
+	}
 	t.resume(th, 0)
 }
 
@@ -195,13 +197,43 @@ func (t *Tracer) adopt(child *Thread, parent *Process) {
 		parent.threads++
 	} else {
 		child.Process = &Process{PID: child.TID, Space: parent.Space, threads: 1}
-		if shared, err := sharesMemory(parent.PID, child.TID); err != nil || !shared {
-			child.Process.Space = newSpace()
-		}
+		child.Process.Space = t.spaceOf(child.TID, parent)
 		t.opts.Handler.Fork(parent, child.Process)
 	}
 	if child.status != 0 {
 		t.stopped(child, child.status)
+	}
+}
+
+// spaceOf returns the address space of a new process: the one that it shares, mostly with its parent, or a new one.
+func (t *Tracer) spaceOf(pid int, parent *Process) *Space {
+	if shared, err := sharesMemory(parent.PID, pid); err == nil {
+		if shared {
+			return parent.Space
+		}
+		return newSpace()
+	}
+	for _, other := range t.threads { // the parent has gone
+		if other.Process == nil || other.TID == pid {
+			continue
+		}
+		if shared, err := sharesMemory(other.TID, pid); err == nil && shared {
+			return other.Process.Space
+		}
+	}
+	return newSpace()
+}
+
+// adoptOrphans takes the new threads whose parent was killed before it told of them.
+func (t *Tracer) adoptOrphans(dead *Process) {
+	for _, th := range t.threads {
+		if th.awaited || th.status == 0 {
+			continue
+		}
+		t.adopt(th, dead)
+		if th.Process.PID == th.TID && !t.opts.Handler.Exec(th.Process) {
+			t.kill(th)
+		}
 	}
 }
 

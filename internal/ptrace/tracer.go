@@ -317,6 +317,9 @@ func (t *Tracer) ended(tid int, th *Thread, status unix.WaitStatus) {
 	}
 	if th != nil {
 		t.forget(th)
+		if th.Process != nil && status.Signaled() {
+			t.adoptOrphans(th.Process)
+		}
 	}
 	if tid == t.root && len(t.threads) > 0 && t.opts.Ended != nil {
 		t.opts.Ended(*t.status)

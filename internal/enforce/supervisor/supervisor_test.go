@@ -139,20 +139,35 @@ func quoted(calls string) string {
 	return strings.Join(out, ", ")
 }
 
+const (
+	doerLibrary  = "gcc -O2 -fPIC -shared testdata/doer.c"
+	ownerLibrary = "gcc -O2 -fPIC -shared testdata/owner.c"
+	effects      = "unlink rename chmod truncate mkdir kill sendto connect write execve"
+)
+
+// effectsPolicy allows all effects to the program itself, and some to its library.
+func effectsPolicy(program, allowed string) string {
+	needs := "wait4 clone pause nanosleep clock_nanosleep poll socket bind listen getsockname accept pipe2 rmdir"
+	return policyText(program, `on-exec = "inherit"`, needs, "effects:"+effects, "libc.so.6:write", "libdoer.so:"+allowed,
+		"touch:@file-system dup2 dup3 execve")
+}
+
+func waysPolicy(program string) string {
+	return policyText(program, "", "write memfd_create clone clone3 vfork wait4 rt_sigreturn sigaltstack getpid gettid tgkill madvise "+
+		"fcntl kill pause prctl seccomp ptrace getppid clock_gettime", "ways:mkdirat", "libowner.so:mkdir mkdirat")
+}
+
 // TestEffects: of ten denied calls of each kind none has an effect, and all of them have when they are allowed.
 func TestEffects(t *testing.T) {
 	dir := fixtures.Dir()
-	build(t, "libdoer.so", "gcc -O2 -fPIC -shared testdata/doer.c")
+	build(t, "libdoer.so", doerLibrary)
 	program := build(t, "effects", "gcc -O2 testdata/effects.c -L"+dir+" -ldoer -Wl,-rpath,"+dir)
-	effects := "unlink rename chmod truncate mkdir kill sendto connect write execve"
-	needs := " wait4 clone pause nanosleep clock_nanosleep poll socket bind listen getsockname accept pipe2 rmdir"
 	for _, c := range []struct {
 		name, allowed string
 		want          int
 	}{{"denied", "", 0}, {"allowed", effects, 10}} {
 		t.Run(c.name, func(t *testing.T) {
-			rules := policyText(program, `on-exec = "inherit"`, needs, "effects:"+effects, "libc.so.6:write", "libdoer.so:"+c.allowed, "touch:@file-system dup2 dup3 execve")
-			out := supervise(t, rules, program)
+			out := supervise(t, effectsPolicy(program, c.allowed), program)
 			lines := strings.Fields(out.stdout)
 			if len(lines) != 24 || out.status != 0 {
 				t.Fatalf("status %d:\n%s%s", out.status, out.stdout, out.stderr)
@@ -169,11 +184,9 @@ func TestEffects(t *testing.T) {
 // TestWaysAround tries what a library could do to be taken for another one.
 func TestWaysAround(t *testing.T) {
 	dir := fixtures.Dir()
-	build(t, "libowner.so", "gcc -O2 -fPIC -shared testdata/owner.c")
+	build(t, "libowner.so", ownerLibrary)
 	program := build(t, "ways", "gcc -O2 -pthread testdata/ways.c -L"+dir+" -lowner -Wl,-rpath,"+dir)
-	rules := policyText(program, "", "write memfd_create clone clone3 vfork wait4 rt_sigreturn sigaltstack getpid gettid tgkill madvise fcntl kill pause "+
-		"prctl seccomp ptrace getppid clock_gettime",
-		"ways:mkdirat", "libowner.so:mkdir mkdirat")
+	rules := waysPolicy(program)
 	ways := map[string]bool{ // whether it works
 		"direct": false, "jit": false, "later": false, "memfd": false, "int80": false, "x32": false, "uring": false,
 		"thread": false, "vfork": false, "clone": false, "altstack": false, "context": false, "notcall": false, "overlib": false,
