@@ -73,7 +73,7 @@ func TestImportErrors(t *testing.T) {
 	}
 	root := rootCommand()
 	root.SetArgs([]string{"import"})
-	if err := root.Execute(); err == nil || !strings.Contains(err.Error(), "give a kind of record") {
+	if err := root.Execute(); err == nil || !strings.Contains(err.Error(), "give a kind of file") {
 		t.Errorf("import: error %v", err)
 	}
 	for _, tt := range []struct {
