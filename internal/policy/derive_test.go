@@ -43,14 +43,16 @@ func see(p *attribution.ProgramBuilder, evidence attribution.Evidence, label str
 // example is a server with most of what there is.
 func example() *attribution.Document {
 	const (
-		server = "/usr/sbin/server"
-		tls    = "/usr/lib/libssl.so.3"
-		crypto = "/usr/lib/libcrypto.so.3"
-		z      = "/usr/lib/libz.so.1.2.13"
-		libc   = "/usr/lib/libc.so.6"
-		ld     = "/usr/lib/ld-linux-x86-64.so.2"
-		traced = attribution.Traced
-		static = attribution.Static
+		server   = "/usr/sbin/server"
+		app      = "/usr/bin/app"
+		jemalloc = "/usr/lib/libjemalloc.so.2"
+		tls      = "/usr/lib/libssl.so.3"
+		crypto   = "/usr/lib/libcrypto.so.3"
+		z        = "/usr/lib/libz.so.1.2.13"
+		libc     = "/usr/lib/libc.so.6"
+		ld       = "/usr/lib/ld-linux-x86-64.so.2"
+		traced   = attribution.Traced
+		static   = attribution.Static
 	)
 	b := attribution.NewBuilder()
 	for _, build := range []string{"aa", "bb"} {
@@ -64,12 +66,13 @@ func example() *attribution.Document {
 		see(p, static, "execve", site{libc, "", "system"}, site{server, "", "main"})
 		see(p, traced, "i386:open", site{server, "", "main"})
 		see(p, traced, "getdents64", site{"[anonymous]", "", ""}, site{server, "", "main"})
-		see(p, traced, "madvise", site{libc, "", "madvise"}, site{"/usr/lib/libjemalloc.so.2", "", "f"}, site{server, "", "main"})
+		see(p, traced, "madvise", site{libc, "", "madvise"}, site{jemalloc, "", "f"}, site{server, "", "main"})
 		p.Object(z, "", "", false)
 	}
-	p := b.Program("/usr/bin/app", "cc", attribution.AMD64)
-	see(p, traced, "connect", site{"/usr/bin/app", "std", "net.Dial"}, site{"/usr/bin/app", "example.com/dial", "Dial"}, site{"/usr/bin/app", "example.com/app", "main"})
-	see(p, traced, "openat", site{"/usr/bin/app", "std", "os.Open"}, site{"/usr/bin/app", "example.com/app", "main"})
+	p := b.Program(app, "cc", attribution.AMD64)
+	see(p, traced, "connect", site{app, "std", "net.Dial"}, site{app, "example.com/dial", "Dial"},
+		site{app, "example.com/app", "main"})
+	see(p, traced, "openat", site{app, "std", "os.Open"}, site{app, "example.com/app", "main"})
 	return b.Document()
 }
 
@@ -82,7 +85,9 @@ func TestDerive(t *testing.T) {
 		{"none", Options{}},
 		{"chain", Options{Baseline: true, Check: Chain}},
 		{"static", Options{Baseline: true, Evidence: []attribution.Evidence{attribution.Static}}},
-		{"groups", Options{Baseline: true, Groups: []Group{{"tls", []string{"libssl.so.*", "libcrypto.so.*"}}, {"net", []string{"example.com/dial"}}}}},
+		{"groups", Options{Baseline: true, Groups: []Group{
+			{"tls", []string{"libssl.so.*", "libcrypto.so.*"}}, {"net", []string{"example.com/dial"}},
+		}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p, err := Derive(example(), c.o)
