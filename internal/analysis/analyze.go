@@ -7,6 +7,7 @@ import (
 
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/dso"
+	"bulkhead/internal/region"
 )
 
 // Options says how a program is analysed.
@@ -15,6 +16,10 @@ type Options struct {
 	Loading dso.Options
 	// Conduits are the objects whose system calls are charged to their callers.
 	Conduits attribution.Conduits
+	// GoBy says what Go programs are divided by, and Symbols are compartments that
+	// have functions of any object.
+	GoBy    region.GoBy
+	Symbols []region.Symbols
 	// Summaries keeps summaries between runs; nil does without.
 	Summaries *Cache
 	// Plugins are the libraries that others open by names that are not in their
@@ -42,6 +47,7 @@ type Result struct {
 	path    string
 	names   *namer
 	asked   *asker
+	golang  []*goProgram // by object; nil for those that are not Go's
 }
 
 // Analyze computes what the program at path can do; of a shared library, what it
@@ -75,8 +81,18 @@ func Analyze(path string, opts Options) (*Result, error) {
 	c := newCharge(r)
 	origins := c.origins()
 	c.chargeRest(origins)
+	golang := make([]*goProgram, len(p.objects))
+	for i, l := range p.objects {
+		golang[i], err = c.divideGo(l, region.Options{GoBy: opts.GoBy, Symbols: opts.Symbols, Conduits: opts.Conduits})
+		if err != nil {
+			return nil, err
+		}
+		if golang[i] != nil {
+			c.chargeC(&origins[i], golang[i])
+		}
+	}
 	return &Result{
-		charge: c, origins: origins, missing: set.Missing(), path: p.objects[0].object.Target, names: newNamer(p), asked: asked,
+		charge: c, origins: origins, missing: set.Missing(), path: p.objects[0].object.Target, names: newNamer(p), asked: asked, golang: golang,
 	}, nil
 }
 
@@ -170,6 +186,13 @@ func (r *Result) Union() []string {
 	var set callset
 	for i := range r.origins {
 		set.union(&r.origins[i].set)
+	}
+	for _, g := range r.golang {
+		if g != nil {
+			for _, o := range g.origins() {
+				set.union(&o.set)
+			}
+		}
 	}
 	var names []string
 	set.each(func(i int) {

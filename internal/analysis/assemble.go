@@ -127,6 +127,9 @@ func (s *scanner) keepArg(c *Call, a Arg, needs []uint32) bool {
 			number = false
 		}
 	}
+	if s.sum.Go && !number {
+		return true // func values and interfaces are followed through parameters
+	}
 	if c.Kind == CallFunc {
 		f := &s.facts[c.Target]
 		if number {

@@ -29,6 +29,11 @@ func (r *Result) Document() *attribution.Document {
 		w.ids = append(w.ids, id)
 	}
 	w.origins()
+	for _, g := range w.golang {
+		if g != nil {
+			w.goOrigins(g)
+		}
+	}
 	w.chains()
 	w.losses()
 	return b.Document()

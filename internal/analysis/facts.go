@@ -181,6 +181,9 @@ func (w *walker) dataRef(addr uint64, off uint32) {
 	if w.img.at(addr) == nil || w.tls[addr] {
 		return
 	}
+	if w.sum.Go {
+		w.funcValue(addr, off)
+	}
 	w.name(addr, off)
 	w.starts[addr] = true
 	if t := w.sum.Streams; w.emit && addr >= t[0] && addr <= t[1] && t[1] > 0 {
@@ -364,6 +367,10 @@ func (w *walker) callValue(in *insn, s *state, v value) {
 			}
 		}
 	}
+	if w.sum.Go && w.isDeferred(in) {
+		w.addCall(in, s, CallIndirect, w.addExpr(Expr{Op: OpDeferred}))
+		return
+	}
 	w.addCall(in, s, CallIndirect, w.expr(v))
 }
 
@@ -386,7 +393,7 @@ func (w *walker) addCall(in *insn, s *state, kind CallKind, target uint32) {
 	c.args[0], c.texts[0] = len(w.args), len(w.texts)
 	for r := disasm.RAX; r <= disasm.R15; r++ {
 		if w.handed.Has(r) && (kind == CallFunc || w.argRegs.Has(r)) {
-			w.addArg(in, uint8(r), s.regs[r], kind)
+			w.addArg(in, uint8(r), w.goArg(s, s.regs[r]), kind)
 		}
 	}
 	w.stackArgs(in, s, kind)
@@ -407,7 +414,7 @@ func (w *walker) addArg(in *insn, reg uint8, v value, kind CallKind) {
 			return
 		}
 	case address:
-		if !w.isCode(uint64(v.n)) {
+		if !w.isCode(uint64(v.n)) && !(w.sum.Go && w.isItab(uint64(v.n))) {
 			if text, ok := w.text(uint64(v.n)); ok && kind == CallImport {
 				w.texts = append(w.texts, rawString{reg, text})
 			}
@@ -451,6 +458,9 @@ func (w *walker) text(addr uint64) (string, bool) {
 func (w *walker) stackArgs(in *insn, s *state, kind CallKind) {
 	sp := s.regs[disasm.RSP]
 	if sp.k != frame {
+		if n, ok := w.pushedNumber(in); ok {
+			w.addArg(in, regStack, value{k: constant, n: n}, kind)
+		}
 		return
 	}
 	top := sp.n

@@ -167,6 +167,7 @@ const (
 	OpLoad              // what is at expression I plus N
 	OpGuarded           // a pointer that was kept mangled with glibc's pointer guard
 	OpSet               // one of the N expressions from I on
+	OpDeferred          // a func value that this function of Go has deferred
 )
 
 // A Span is a piece of data whose words are reached together: the objects

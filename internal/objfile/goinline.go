@@ -34,15 +34,29 @@ func inlineTables(r []byte, layout *goRecord) (pcdata, funcdata uint32) {
 	return le.Uint32(r[at:]), funcdata
 }
 
+// Types returns where the program's type descriptors (internal/abi.Type) are. It is an
+// error before Go 1.18.
+func (t *GoTable) Types() (Span, error) {
+	w, err := t.module()
+	if err != nil {
+		return Span{}, err
+	}
+	at := moduleFuncData[t.Layout] - 3 // types, etypes, rodata, gofunc
+	if at < 0 || w[at+1] < w[at] {
+		return Span{}, &FormatError{t.name, t.Addr, "no type descriptors"}
+	}
+	return Span{w[at], w[at+1] - w[at]}, nil
+}
+
 // The place of the address of go:func.* in runtime.moduledata, in words: Go 1.20 put
 // the counters of coverage before it.
 var moduleFuncData = map[GoLayout]int{Go118: 38, Go120: 40}
 
 // goFuncData returns the linker's function data and what follows it: its end is
 // nowhere written.
-func (f *File) goFuncData(addr uint64, h *goHeader) ([]byte, error) {
+func (f *File) goFuncData(addr uint64, h *goHeader, module func() ([]uint64, error)) ([]byte, error) {
 	at := moduleFuncData[h.layout]
-	w, err := f.goModule(addr, h, func(w []uint64) bool { return f.tableLimit(w[at]) > 0 })
+	w, err := module()
 	if err != nil {
 		return nil, err
 	}

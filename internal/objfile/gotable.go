@@ -29,6 +29,7 @@ type GoTable struct {
 	names   string
 	// funcdata reads what the linker keeps of functions besides the table (go:func.*).
 	funcdata func() ([]byte, error)
+	module   func() ([]uint64, error) // runtime.moduledata
 }
 
 // A GoLayout is a layout of the table, named after the first release that wrote it.
@@ -168,7 +169,11 @@ func (f *File) parseGoTable(addr, size uint64) (*GoTable, error) {
 		name: f.Name, quantum: uint64(f.quantum()), pctab: data[h.pctab:h.pctabEnd],
 	}
 	t.names = string(data[h.names:h.namesEnd])
-	t.funcdata = sync.OnceValues(func() ([]byte, error) { return f.goFuncData(addr, h) })
+	t.module = sync.OnceValues(func() ([]uint64, error) {
+		at := moduleFuncData[h.layout]
+		return f.goModule(addr, h, func(w []uint64) bool { return f.tableLimit(w[at]) > 0 })
+	})
+	t.funcdata = sync.OnceValues(func() ([]byte, error) { return f.goFuncData(addr, h, t.module) })
 	t.Funcs, err = f.goFuncs(addr, h, data, t.names)
 	return t, err
 }

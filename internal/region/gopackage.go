@@ -52,7 +52,7 @@ func newGoNamer(info *debug.BuildInfo, by GoBy) *goNamer {
 
 // part returns the part of a function by its name in the function table.
 func (n *goNamer) part(function string) Part {
-	pkg := goPackage(function)
+	pkg := GoPackage(function)
 	p, ok := n.known[pkg]
 	if !ok {
 		p = n.ofPackage(pkg)
@@ -72,7 +72,7 @@ func (n *goNamer) ofPackage(pkg string) Part {
 		return Part{Name: module.path, Version: module.version}
 	}
 	name := attribution.GoStd
-	if isRuntime(pkg) {
+	if IsRuntime(pkg) {
 		name = attribution.GoRuntime
 	}
 	if n.by == GoByPackage && pkg != "" {
@@ -118,19 +118,19 @@ func guessModule(pkg string) string {
 	return strings.Join(elements[:min(depth, len(elements))], "/")
 }
 
-// isRuntime reports whether a package is part of Go's runtime proper, which works for
+// IsRuntime reports whether a package is part of Go's runtime proper, which works for
 // itself: it starts the program, schedules goroutines and collects garbage. Functions
 // without a package are written in assembly and are the runtime's as well.
-func isRuntime(pkg string) bool {
+func IsRuntime(pkg string) bool {
 	return pkg == "" || pkg == "runtime" || pkg == "runtime/cgo" ||
 		strings.HasPrefix(pkg, "runtime/internal/") || strings.HasPrefix(pkg, "internal/runtime/")
 }
 
-// goPackage returns the import path in a function's name as the linker writes it:
+// GoPackage returns the import path in a function's name as the linker writes it:
 // path.Function, path.(*Type).Method, path.Function[arguments]; the last element of
 // the path has its dots escaped. It is empty where the name has none, as those of the
 // compiler's own functions (type:.eq.[2]string).
-func goPackage(function string) string {
+func GoPackage(function string) string {
 	name := function
 	for _, prefix := range []string{"type:.eq.", "type:.hash.", "type..eq.", "type..hash."} {
 		name = strings.TrimPrefix(name, prefix)

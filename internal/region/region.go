@@ -339,6 +339,14 @@ func (m *Map) Calls(vaddr, offset uint64) []Call {
 	return append(calls, own)
 }
 
+// Part returns the part of a Go function.
+func (m *Map) Part(function string) uint16 {
+	if m.part == nil {
+		return 0
+	}
+	return m.part(function)
+}
+
 // Origin returns the part that is charged with calls from a region: the innermost that
 // is no conduit, or else the outermost.
 func (m *Map) Origin(region uint16) uint16 {
