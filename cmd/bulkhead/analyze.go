@@ -20,6 +20,7 @@ type analysisFlags struct {
 	sysroot  string
 	with     []string
 	conduits []string
+	goBy     goByFlag
 	noCache  bool
 	leaveOut bool
 }
@@ -27,6 +28,7 @@ type analysisFlags struct {
 func (f *analysisFlags) register(command *cobra.Command) {
 	command.Flags().StringVar(&f.sysroot, "sysroot", "", "look for the program and its libraries below `DIR`, an unpacked image")
 	command.Flags().StringArrayVar(&f.with, "with", nil, "a `LIB` that the program opens at run time (repeatable)")
+	f.goBy.register(command)
 	command.Flags().StringArrayVar(&f.conduits, "conduit", nil, "do not charge libraries that match `PATTERN` (repeatable)")
 	command.Flags().BoolVar(&f.leaveOut, "no-plugins", false, "do not follow known plug-ins (NSS, PAM, ...): list them as open ends")
 	command.Flags().BoolVar(&f.noCache, "no-cache", false, "neither read nor write summaries of libraries")
@@ -44,6 +46,7 @@ func (f *analysisFlags) options() (analysis.Options, error) {
 	opts := analysis.Options{
 		Loading:  dso.Options{Sysroot: f.sysroot, With: f.with},
 		Conduits: conduits,
+		GoBy:     f.goBy.GoBy,
 		LeaveOut: f.leaveOut,
 		Progress: slowProgress(),
 	}

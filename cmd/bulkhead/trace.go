@@ -32,6 +32,7 @@ type traceFlags struct {
 	stream   bool
 	conduits []string
 	backend  string
+	goBy     goByFlag
 }
 
 func traceCommand() *cobra.Command {
@@ -61,6 +62,7 @@ The first interrupt is for the command, the second one ends the trace.`,
 	command.Flags().BoolVar(&flags.chains, "chains", false, "walk every stack to its end, not only a sample")
 	command.Flags().BoolVar(&flags.stream, "stream", false, "write each call as a line of JSON instead")
 	command.Flags().StringVar(&flags.backend, "backend", "kernel", "kernel, or ptrace, which needs no rights and is slow")
+	flags.goBy.register(command)
 	command.Flags().StringArrayVar(&flags.conduits, "conduit", nil, "do not charge libraries that match `PATTERN` (repeatable)")
 	return command
 }
@@ -140,7 +142,7 @@ func (f *traceFlags) options() (trace.Options, error) {
 		return trace.Options{}, err
 	}
 	opts := trace.Options{
-		Follow: !f.noFollow, EveryChain: f.chains, Conduits: conduits, Ptrace: f.backend == "ptrace", Started: staySmall, Log: note,
+		Follow: !f.noFollow, EveryChain: f.chains, Conduits: conduits, GoBy: f.goBy.GoBy, Ptrace: f.backend == "ptrace", Started: staySmall, Log: note,
 	}
 	if f.backend != "ptrace" && f.backend != "kernel" {
 		return opts, fmt.Errorf("unknown backend %q: want kernel or ptrace", f.backend)

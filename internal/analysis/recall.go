@@ -125,7 +125,7 @@ var tool = sync.OnceValue(func() string {
 // startKey names the entry with the questions: what is known before the first.
 func (a *asker) startKey(contents []contentHash, opts *Options) string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%s %q %q %v %q\n", tool(), opts.Loading, opts.Conduits, opts.LeaveOut, opts.Plugins)
+	fmt.Fprintf(h, "%s %q %q %v %q %q %q\n", tool(), opts.Loading, opts.Conduits, opts.LeaveOut, opts.Plugins, opts.GoBy, opts.Symbols)
 	for i, o := range a.Objects()[:a.start] {
 		fmt.Fprintf(h, "%q %x\n", o.Target, contents[i])
 	}

@@ -16,6 +16,7 @@ import (
 	"bulkhead/internal/cfi"
 	"bulkhead/internal/dso"
 	"bulkhead/internal/objfile"
+	"bulkhead/internal/region"
 )
 
 // object is a file whose code the target may run, or the vDSO, or memory without a file. Its rows are in the kernel.
@@ -24,6 +25,7 @@ type object struct {
 	path    string
 	elf     *objfile.File // nil: not an ELF file, or not readable
 	err     error         // why it has no rows
+	regions *region.Map
 	symbols func() *objfile.Symbolizer
 }
 
@@ -31,13 +33,14 @@ type object struct {
 type objects struct {
 	enforcer *bpf.Enforcer
 	cache    *cfi.Cache
+	divide   region.Options
 
 	mu   sync.Mutex
 	byID map[bpf.ObjectID]func() *object
 }
 
-func newObjects(enforcer *bpf.Enforcer, cache *cfi.Cache) *objects {
-	return &objects{enforcer: enforcer, cache: cache, byID: map[bpf.ObjectID]func() *object{}}
+func newObjects(enforcer *bpf.Enforcer, cache *cfi.Cache, divide region.Options) *objects {
+	return &objects{enforcer: enforcer, cache: cache, divide: divide, byID: map[bpf.ObjectID]func() *object{}}
 }
 
 // memory loads what no file backs: anonymous memory, which is walked by frame pointer, and the vDSO.
@@ -130,10 +133,11 @@ func (o *objects) identify(file *os.File) (bpf.ObjectID, error) {
 
 // load gives the rows of a file to the kernel. What has none is walked by frame pointer.
 func (o *objects) load(id bpf.ObjectID, path string, elf *objfile.File, err error) *object {
-	obj := &object{id: id, path: path, elf: elf, err: err}
+	obj := &object{id: id, path: path, elf: elf, err: err, regions: region.Whole(o.divide.Conduits.Match(path))}
 	var table *cfi.Table
 	if elf != nil {
 		table, obj.err = o.cache.Load(elf)
+		obj.regions, _ = region.New(elf, o.divide) // as far as it could be divided
 	}
 	obj.symbols = sync.OnceValue(func() *objfile.Symbolizer {
 		if elf == nil {
@@ -142,8 +146,13 @@ func (o *objects) load(id bpf.ObjectID, path string, elf *objfile.File, err erro
 		symbols, _ := elf.Symbolizer() // what could be read of them
 		return symbols
 	})
-	regions := []bpf.RegionFlags{0}
-	if err := o.enforcer.LoadObject(id, table, regions); err != nil {
+	flags := make([]bpf.RegionFlags, len(obj.regions.Regions))
+	for i, r := range obj.regions.Regions {
+		if r.Base {
+			flags[i] = bpf.RegionBase
+		}
+	}
+	if err := o.enforcer.LoadObject(id, obj.regions.Divide(table), flags); err != nil {
 		obj.err = errors.Join(obj.err, err)
 	}
 	return obj

@@ -43,8 +43,10 @@ func (r *ruleset) bind(obj *object) error {
 	}
 	var errs []error
 	for _, i := range r.filters.images {
-		row := i.compartmentRow(i.rules.Compartment(obj.path))
-		errs = append(errs, r.kernel.Bind(i.row, obj.id, 0, row, i.rules.Conduits().Match(obj.path)))
+		for number, a := range obj.regions.Assign(i.rules, obj.path) {
+			row := i.compartmentRow(a.Compartments[0])
+			errs = append(errs, r.kernel.Bind(i.row, obj.id, uint16(number), row, a.Conduit))
+		}
 	}
 	err := errors.Join(errs...)
 	r.bound[obj.id] = err == nil
