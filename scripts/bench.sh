@@ -31,6 +31,26 @@ loop() { "$work/getppid" 1000000; }
 loop_traced() { "$bulkhead" trace --out "$work/doc.json" -- "$work/getppid" 1000000; }
 loop_chains() { "$bulkhead" trace --chains --out "$work/doc.json" -- "$work/getppid" 1000000; }
 loop_strace() { strace -f -o /dev/null "$work/getppid" 20000; }
+# The loop under a policy that allows getppid to everybody, and to the program alone, so that each call is supervised.
+loop_policy() { # BASELINE COMPARTMENT
+	cat >"$work/loop.policy" <<-EOF
+	schema = "bulkhead.policy/v1"
+	[baseline]
+	allow = ["write", "read", "close", "fstat", "newfstatat", "mmap", "munmap", "mprotect", "brk", "pread64", "access", "openat",
+		"arch_prctl", "set_tid_address", "set_robust_list", "rseq", "prlimit64", "getrandom"$1]
+	[[program]]
+	path = "$work/getppid"
+	[[program.compartment]]
+	name = "getppid"
+	allow = [$2]
+	EOF
+}
+loop_supervised() { # CALLS
+	"$bulkhead" run --backend supervisor --policy "$work/loop.policy" -- "$work/getppid" "$1" 2>/dev/null
+}
+loop_allowed() { loop_policy ', "getppid"' ''; loop_supervised 1000000; }
+loop_conditional() { loop_policy '' '"getppid"'; loop_supervised 50000; }
+loop_strace_one() { strace -f -o /dev/null -e trace=getppid "$work/getppid" 20000; }
 # The loop as a bystander, while a trace of something else runs.
 loop_beside() {
 	local tracer
@@ -104,6 +124,8 @@ compare "getppid loop, strace -f / untraced" loop_strace loop
 compare "Redis requests per second on one processor, traced / untraced" redis_traced redis
 compare "Redis requests per second on one processor, --chains / untraced" redis_chains redis
 compare "Redis requests per second on one processor, strace -f / untraced" redis_strace redis
+compare "getppid loop, allowed to all by the supervisor / unfiltered" loop_allowed loop
+compare "getppid loop, each call supervised / under strace -e trace=getppid" loop_conditional loop_strace_one
 start_warm >/dev/null
 figure "ms from the command to redis-server's first call, nothing cached" start_cold
 figure "ms from the command to redis-server's first call, rows cached" start_warm
