@@ -119,9 +119,8 @@ func (c *comparison) uncovered(p *attribution.Program) ([]string, error) {
 		return missing, nil
 	}
 	for _, o := range p.Objects {
-		there := func(s attribution.Object) bool { return s.Name == o.Name }
-		if strings.HasPrefix(o.Path, "/") && !slices.ContainsFunc(doc.Programs[0].Objects, there) {
-			opts.Loading.With = append(opts.Loading.With, o.Path)
+		if strings.HasPrefix(o.Path, "/") {
+			opts.Loading.With = append(opts.Loading.With, o.Path) // no news of what is loaded at the start
 		}
 	}
 	if doc, err = analysis.Document(p.Path, opts); err != nil {
