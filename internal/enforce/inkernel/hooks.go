@@ -73,3 +73,10 @@ func available(has func(string) bool, wanted []string) (taken []string, whole bo
 	}
 	return taken, true
 }
+
+// stoppedBySignal lists the calls that a fatal signal, sent at their entry, keeps from taking effect where there are no
+// hooks: they look for one on their way. All others that are not denied by a hook may have been made when the process dies.
+// TestEffects finds out.
+var stoppedBySignal = map[string]bool{
+	"execve": true, "execveat": true,
+}

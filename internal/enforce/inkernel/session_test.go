@@ -38,6 +38,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+var canDeny = sync.OnceValue(func() error { return kernel.Require(kernel.KernelDeny) })
+
 var canKill = sync.OnceValue(func() error { return kernel.Require(kernel.KernelKill) })
 
 // asWrapper makes this test binary run a command under the policy that it names: a target shares the standard files of its
@@ -105,17 +107,32 @@ func govern(t *testing.T, rules string, command ...string) outcome {
 	return out
 }
 
+// prebuilt is the folder of the fixtures in a virtual machine, where there is no compiler.
+var prebuilt = os.Getenv("BULKHEAD_TEST_FIXTURES")
+
 // two builds the program with two libraries.
 func two(t *testing.T) string {
 	t.Helper()
+	if prebuilt != "" {
+		return filepath.Join(prebuilt, "two")
+	}
 	for _, lib := range []string{"a", "b"} {
 		fixtures.Build(t, "lib"+lib+".so", "gcc -O2 -fPIC -shared -fomit-frame-pointer -fno-optimize-sibling-calls -DLIB="+lib+" testdata/calls.c")
 	}
 	return fixtures.Build(t, "two", fmt.Sprintf("gcc -O2 testdata/two.c %[1]s/liba.so %[1]s/libb.so -Wl,-rpath,%[1]s", fixtures.Dir()))
 }
 
+// nothing builds a program that does nothing, to be executed.
+func nothing(t *testing.T) string {
+	t.Helper()
+	if prebuilt != "" {
+		return filepath.Join(prebuilt, "nothing")
+	}
+	return fixtures.Build(t, "nothing", "gcc -O2 testdata/nothing.c")
+}
+
 // twoPolicy allows calls to libb and not to liba. What the start of a program and its end need is in the baseline.
-func twoPolicy(program, answer, check, call string) string {
+func twoPolicy(program, nothing, answer, check, call string) string {
 	extra := map[string]string{"execve": `"vfork", `, "clone": ""}[call]
 	return fmt.Sprintf(`schema = "bulkhead.policy/v1"
 check = %q
@@ -150,23 +167,28 @@ name = "libb.so"
 allow = [%[4]s%[5]q]
 
 [[program]]
-path = "/bin/true"
+path = %[6]q
 
 [[program.compartment]]
 name = "all"
 match = ["*"]
 allow = ["openat", "mprotect"]
-`, check, answer, program, extra, call)
+`, check, answer, program, extra, call, nothing)
 }
 
 // conditionals are the calls that libb may make and liba may not, and what they return.
 var conditionals = []struct{ call, result string }{
-	{"execve", "0\n"}, {"socket", "0\n"}, {"openat", "2\n"}, {"mprotect", "0\n"}, {"clone", "0\n"}, {"unlink", "2\n"},
+	{"execve", "0\n"}, {"socket", "0\n"}, {"openat", "0\n"}, {"mprotect", "0\n"}, {"clone", "0\n"}, {"mkdir", "17\n"},
 }
 
 // TestConditional has libb make a call that libb may make, and liba make the same.
 func TestConditional(t *testing.T) {
-	program := two(t)
+	program, file := two(t), nothing(t)
+	deny := func(t *testing.T, result string, out outcome) {
+		if out.status != 0 || out.stdout != "1\n" || !strings.Contains(out.stderr, "liba.so may not call") {
+			t.Errorf("liba: status %d, %q\n%s", out.status, out.stdout, out.stderr)
+		}
+	}
 	answers := map[string]func(t *testing.T, result string, out outcome){
 		"kill": func(t *testing.T, result string, out outcome) {
 			if out.status != 128+int(unix.SIGKILL) || out.stdout != "" || !strings.Contains(out.stderr, "liba.so may not call") {
@@ -179,17 +201,20 @@ func TestConditional(t *testing.T) {
 			}
 		},
 	}
+	if canDeny() == nil {
+		answers["deny"] = deny
+	}
 	for answer, check := range answers {
 		for _, c := range conditionals {
 			t.Run(answer+"/"+c.call, func(t *testing.T) {
-				rules := twoPolicy(program, answer, "origin", c.call)
+				rules := twoPolicy(program, file, answer, "origin", c.call)
 				for _, who := range []string{"b", "ab"} {
-					if out := govern(t, rules, program, who, c.call); out.status != 0 || out.stdout != c.result || out.stderr != "" {
+					if out := govern(t, rules, program, who, c.call, file); out.status != 0 || out.stdout != c.result || out.stderr != "" {
 						t.Errorf("%s: status %d, %q\n%s", who, out.status, out.stdout, out.stderr)
 					}
 				}
-				check(t, c.result, govern(t, rules, program, "a", c.call))
-				check(t, c.result, govern(t, rules, program, "ba", c.call))
+				check(t, c.result, govern(t, rules, program, "a", c.call, file))
+				check(t, c.result, govern(t, rules, program, "ba", c.call, file))
 			})
 		}
 	}
@@ -197,14 +222,14 @@ func TestConditional(t *testing.T) {
 
 // TestChain has liba call through libb, which is fine as long as the origin alone decides.
 func TestChain(t *testing.T) {
-	program := two(t)
+	program, file := two(t), nothing(t)
 	for _, c := range conditionals {
 		t.Run(c.call, func(t *testing.T) {
-			rules := twoPolicy(program, "kill", "chain", c.call)
-			if out := govern(t, rules, program, "b", c.call); out.status != 0 || out.stdout != c.result || out.stderr != "" {
+			rules := twoPolicy(program, file, "kill", "chain", c.call)
+			if out := govern(t, rules, program, "b", c.call, file); out.status != 0 || out.stdout != c.result || out.stderr != "" {
 				t.Errorf("libb: status %d, %q\n%s", out.status, out.stdout, out.stderr)
 			}
-			out := govern(t, rules, program, "ab", c.call)
+			out := govern(t, rules, program, "ab", c.call, file)
 			if out.status != 128+int(unix.SIGKILL) || out.stdout != "" || !strings.Contains(out.stderr, "liba.so may not call") {
 				t.Errorf("liba through libb: status %d, %q\n%s", out.status, out.stdout, out.stderr)
 			}

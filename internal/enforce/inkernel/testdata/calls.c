@@ -5,6 +5,8 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -16,9 +18,9 @@
 #define JOIN(a, b) JOIN2(a, b)
 #define EXPORT(name) JOIN(LIB, name)
 
-static int execute(void)
+static int execute(const char *file)
 {
-	char *argv[] = { "/bin/true", NULL };
+	char *argv[] = { (char *)file, NULL };
 	int status;
 	pid_t child = vfork();
 
@@ -55,19 +57,49 @@ static int protect(void)
 	return err;
 }
 
-static int udp(void)
+static struct sockaddr_in loopback(const char *port)
 {
-	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(9), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	return (struct sockaddr_in){
+		.sin_family = AF_INET, .sin_port = htons(atoi(port)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)
+	};
+}
+
+static int udp(const char *port)
+{
+	struct sockaddr_in to = loopback(port);
 	int s = socket(AF_INET, SOCK_DGRAM, 0);
 
 	return result(sendto(s, "x", 1, 0, (struct sockaddr *)&to, sizeof(to)));
+}
+
+static int tcp(const char *port, int send_too)
+{
+	struct sockaddr_in to = loopback(port);
+	int s = socket(AF_INET, SOCK_STREAM, 0);
+	int err = result(connect(s, (struct sockaddr *)&to, sizeof(to)));
+
+	return err || !send_too ? err : result(send(s, "x", 1, 0));
+}
+
+static int write_file(const char *file)
+{
+	int fd = open(file, O_WRONLY);
+
+	return fd < 0 ? errno : result(write(fd, "x", 1));
+}
+
+static int rename_file(const char *file)
+{
+	char to[4096];
+
+	return snprintf(to, sizeof(to), "%s.new", file) < 0 ? EINVAL : result(rename(file, to));
 }
 
 int EXPORT(call)(const char *what, const char *file)
 {
 	errno = 0;
 	if (!strcmp(what, "execve"))
-		return execute();
+		return execute(file);
 	if (!strcmp(what, "socket"))
 		return result(socket(AF_UNIX, SOCK_STREAM, 0));
 	if (!strcmp(what, "openat"))
@@ -80,8 +112,24 @@ int EXPORT(call)(const char *what, const char *file)
 		return result(unlink(file));
 	if (!strcmp(what, "mkdir"))
 		return result(mkdir(file, 0700));
-	if (!strcmp(what, "sendto"))
-		return udp();
+	if (!strcmp(what, "rename"))
+		return rename_file(file);
+	if (!strcmp(what, "chmod"))
+		return result(chmod(file, 0777));
+	if (!strcmp(what, "truncate"))
+		return result(truncate(file, 0));
+	if (!strcmp(what, "kill"))
+		return result(kill(atoi(file), SIGTERM));
+	if (!strcmp(what, "udp"))
+		return udp(file);
+	if (!strcmp(what, "tcp"))
+		return tcp(file, 1);
+	if (!strcmp(what, "connect"))
+		return tcp(file, 0);
+	if (!strcmp(what, "pipe"))
+		return result(write(1, "x", 1));
+	if (!strcmp(what, "write"))
+		return write_file(file);
 	if (!strcmp(what, "getppid"))
 		return result(getppid());
 	return ENOSYS;

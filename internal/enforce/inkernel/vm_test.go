@@ -1,0 +1,39 @@
+package inkernel
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"bulkhead/internal/testenv"
+)
+
+// TestInVM runs the tests of what hooks deny on the kernels of Debian, where BPF LSM works.
+func TestInVM(t *testing.T) {
+	if prebuilt != "" {
+		t.Skip("this is the virtual machine")
+	}
+	two(t)
+	nothing(t)
+	files := map[string]string{"/test": testenv.BuildTest(t, "internal/enforce/inkernel")}
+	for _, name := range []string{"two", "liba.so", "libb.so", "nothing"} {
+		path := filepath.Join(fixtures.Dir(), name)
+		files[path] = path
+	}
+	for _, library := range []string{"/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6"} {
+		files[library] = library
+	}
+	run := []string{"/bin/env", "CI=1", "BULKHEAD_TEST_FIXTURES=" + fixtures.Dir(), "/test", "-test.v",
+		"-test.run", "^(TestConditional|TestChain|TestEffects|TestHooks)$"}
+	for _, version := range testenv.Kernels {
+		t.Run(string(version), func(t *testing.T) {
+			output, exit := testenv.BootVM(t, version, files, run, 10*time.Minute)
+			if exit != 0 || !strings.Contains(output, "--- PASS: TestConditional/deny/execve") ||
+				!strings.Contains(output, "--- PASS: TestEffects/deny/unlink") {
+				t.Errorf("exit status %d:\n%s", exit, output)
+			}
+			t.Log(output)
+		})
+	}
+}
