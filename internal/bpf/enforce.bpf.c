@@ -76,9 +76,14 @@ struct binding_key {
 	u32 region;
 };
 
+enum binding_flags {
+	BINDING_CONDUIT = REGION_CONDUIT,
+	BINDING_CALLS = 0x100, /* return addresses follow calls: not so in Go, whose runtime puts calls in */
+};
+
 struct binding {
 	u32 compartment; /* a row */
-	u32 flags;       /* enum region_flags */
+	u32 flags;       /* enum binding_flags */
 };
 
 struct image_key {
@@ -198,6 +203,7 @@ struct {
 
 /* For bpf2go: types that only user space names. */
 const struct filter *unused_filter __attribute__((unused));
+const enum binding_flags *unused_binding_flags __attribute__((unused));
 const enum filter_row *unused_filter_row __attribute__((unused));
 const enum answer *unused_answer __attribute__((unused));
 const enum exec_answer *unused_exec_answer __attribute__((unused));
@@ -241,6 +247,35 @@ static __always_inline bool has_call(struct filter *filter, u32 abi, u32 nr)
 	return filter->calls[abi][word] >> (nr % 64) & 1;
 }
 
+/* Whether a call instruction ends where the bytes do: e8 rel32, or one of the forms of ff /2. */
+static __always_inline bool ends_with_call(u8 *code)
+{
+	if (code[3] == 0xe8)
+		return true;
+	return (code[6] == 0xff && (code[7] & 0x38) == 0x10) || (code[5] == 0xff && (code[6] & 0x38) == 0x10) ||
+	       (code[4] == 0xff && (code[5] & 0x38) == 0x10) || (code[2] == 0xff && (code[3] & 0x38) == 0x10) ||
+	       (code[1] == 0xff && (code[2] & 0x38) == 0x10);
+}
+
+/*
+ * Whether an address of the current frame, which is no frame 0, can be where a
+ * call returns to. Signal trampolines and the first functions of threads are
+ * entered in other ways. Code that is not in memory at the moment is not
+ * looked at.
+ */
+static __always_inline bool may_be_return(struct walk *w, struct code *code)
+{
+	u32 index = code->rule;
+	struct rule *rule = bpf_map_lookup_elem(&rules, &index);
+	u8 bytes[8];
+
+	if (rule && (rule->kind == RULE_SIGNAL || rule->kind == RULE_END))
+		return true;
+	if (bpf_probe_read_user(bytes, sizeof(bytes), (void *)(w->ip - sizeof(bytes))))
+		return true;
+	return ends_with_call(bytes);
+}
+
 /* What walk.h leaves to us: the compartment of a resolved address. */
 static __always_inline int resolved(struct walk *w, struct code *code)
 {
@@ -252,7 +287,12 @@ static __always_inline int resolved(struct walk *w, struct code *code)
 		return WALK_NO_ROWS;
 	}
 	code->compartment = binding->compartment;
-	code->flags = (code->flags & REGION_BASE) | binding->flags;
+	code->flags = (code->flags & REGION_BASE) | (binding->flags & REGION_CONDUIT);
+	if (!w->started || w->exact)
+		return WALK_GOING; /* this address, and not as one to return to */
+	if (binding->flags & BINDING_CALLS && !may_be_return(w, code))
+		return WALK_FORGED;
+	code->flags |= CODE_RETURN;
 	return WALK_GOING;
 }
 

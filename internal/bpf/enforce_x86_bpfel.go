@@ -27,6 +27,13 @@ type enforceBinding struct {
 	Flags       uint32
 }
 
+type enforceBindingFlags uint32
+
+const (
+	enforceBindingFlagsBINDING_CONDUIT enforceBindingFlags = 1
+	enforceBindingFlagsBINDING_CALLS   enforceBindingFlags = 256
+)
+
 type enforceBindingKey struct {
 	_          structs.HostLayout
 	Generation uint32
@@ -60,6 +67,7 @@ type enforceFileKey struct {
 	_          structs.HostLayout
 	Inode      uint64
 	Size       uint64
+	Modified   uint64
 	Device     uint32
 	Generation uint32
 }
@@ -340,6 +348,7 @@ const (
 	enforceVarSpaceChanges           = "space_changes"
 	enforceVarTallies                = "tallies"
 	enforceVarUnusedAnswer           = "unused_answer"
+	enforceVarUnusedBindingFlags     = "unused_binding_flags"
 	enforceVarUnusedExecAnswer       = "unused_exec_answer"
 	enforceVarUnusedFilter           = "unused_filter"
 	enforceVarUnusedFilterRow        = "unused_filter_row"
@@ -494,6 +503,7 @@ type enforceVariableSpecs struct {
 	SpaceChanges        *ebpf.VariableSpec `ebpf:"space_changes"`
 	Tallies             *ebpf.VariableSpec `ebpf:"tallies"`
 	UnusedAnswer        *ebpf.VariableSpec `ebpf:"unused_answer"`
+	UnusedBindingFlags  *ebpf.VariableSpec `ebpf:"unused_binding_flags"`
 	UnusedExecAnswer    *ebpf.VariableSpec `ebpf:"unused_exec_answer"`
 	UnusedFilter        *ebpf.VariableSpec `ebpf:"unused_filter"`
 	UnusedFilterRow     *ebpf.VariableSpec `ebpf:"unused_filter_row"`
@@ -573,6 +583,7 @@ type enforceVariables struct {
 	SpaceChanges        *ebpf.Variable `ebpf:"space_changes"`
 	Tallies             *ebpf.Variable `ebpf:"tallies"`
 	UnusedAnswer        *ebpf.Variable `ebpf:"unused_answer"`
+	UnusedBindingFlags  *ebpf.Variable `ebpf:"unused_binding_flags"`
 	UnusedExecAnswer    *ebpf.Variable `ebpf:"unused_exec_answer"`
 	UnusedFilter        *ebpf.Variable `ebpf:"unused_filter"`
 	UnusedFilterRow     *ebpf.Variable `ebpf:"unused_filter_row"`

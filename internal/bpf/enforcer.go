@@ -20,6 +20,7 @@ type (
 	Filter        = enforceFilter
 	Answer        = enforceAnswer
 	ViolationKind = enforceViolationKind
+	BindingFlags  = enforceBindingFlags
 )
 
 const (
@@ -32,6 +33,9 @@ const (
 
 	ViolationCall = enforceViolationKindVIOLATION_CALL
 	ViolationExec = enforceViolationKindVIOLATION_EXEC
+
+	BindConduit = enforceBindingFlagsBINDING_CONDUIT
+	BindCalls   = enforceBindingFlagsBINDING_CALLS
 
 	// Rows of an image in a policy: see filter_row in enforce.bpf.c.
 	RowAll     = uint32(enforceFilterRowROW_ALL)
@@ -178,17 +182,15 @@ func (p *Policy) Name(program ObjectID, row uint32) error {
 }
 
 // Bind says which compartment, by its filter's row, a region of a loaded object belongs to under an image, and whether it
-// is a conduit. Code that is not bound belongs to the image's RowUnknown.
-func (p *Policy) Bind(image uint32, object ObjectID, region uint16, compartment uint32, conduit bool) error {
+// is a conduit, and whether its frames have to return to where a call was made. Code that is not bound belongs to the
+// image's RowUnknown.
+func (p *Policy) Bind(image uint32, object ObjectID, region uint16, compartment uint32, flags BindingFlags) error {
 	var loaded traceObject
 	if err := p.e.shared["objects"].Lookup(uint32(object), &loaded); err != nil {
 		return fmt.Errorf("bind code of object %d: %w", object, err)
 	}
 	key := enforceBindingKey{Generation: p.generation, Image: image, Region: loaded.FirstRegion + uint32(region)}
-	binding := enforceBinding{Compartment: compartment}
-	if conduit {
-		binding.Flags = uint32(RegionConduit)
-	}
+	binding := enforceBinding{Compartment: compartment, Flags: uint32(flags)}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.bound = append(p.bound, key)

@@ -35,6 +35,25 @@ struct inode {
 	u32 i_generation;
 };
 
+/* When a file's content was last changed. The field has moved twice. */
+struct inode___mtime_sec { /* from 6.11 */
+	long long i_mtime_sec;
+	u32 i_mtime_nsec;
+};
+
+struct timespec64 {
+	long long tv_sec;
+	long tv_nsec;
+};
+
+struct inode___private_mtime { /* from 6.7 */
+	struct timespec64 __i_mtime;
+};
+
+struct inode___mtime {
+	struct timespec64 i_mtime;
+};
+
 struct file {
 	struct inode *f_inode;
 };

@@ -214,6 +214,7 @@ const enum abi *unused_abi __attribute__((unused));
 
 static __always_inline int resolved(struct walk *w, struct code *code)
 {
+	code->flags |= CODE_RETURN;
 	return WALK_GOING;
 }
 

@@ -119,6 +119,7 @@ type traceFileKey struct {
 	_          structs.HostLayout
 	Inode      uint64
 	Size       uint64
+	Modified   uint64
 	Device     uint32
 	Generation uint32
 }
@@ -329,7 +330,8 @@ const (
 	traceWalkEndWALK_NO_ROWS   traceWalkEnd = 7
 	traceWalkEndWALK_BUSY      traceWalkEnd = 8
 	traceWalkEndWALK_RULE      traceWalkEnd = 9
-	traceWalkEndWALK_DENIED    traceWalkEnd = 10
+	traceWalkEndWALK_FORGED    traceWalkEnd = 10
+	traceWalkEndWALK_DENIED    traceWalkEnd = 11
 )
 
 // Names of all BPF objects in the ELF.

@@ -26,6 +26,7 @@
 
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
 
 #define MAX_FRAMES 1024
 #define MAX_OBJECTS 16384
@@ -57,6 +58,9 @@ enum region_flags {
 	REGION_CONDUIT = 1, /* charges its callers */
 	REGION_BASE = 2,    /* where stacks of a kind all begin: never the origin while there is another frame */
 };
+
+/* Beside the flags of its region: an address may be where a call returns to. */
+#define CODE_RETURN 0x8000
 
 /* How a rule finds the canonical frame address (CFA): see internal/cfi. */
 enum rule_kind {
@@ -101,6 +105,7 @@ enum walk_end {
 	WALK_NO_ROWS,   /* an object whose rows are not loaded yet */
 	WALK_BUSY,      /* the address space was being changed */
 	WALK_RULE,      /* a rule that needs a register which is not tracked */
+	WALK_FORGED,    /* a return address that does not follow a call */
 	WALK_DENIED,    /* stopped by the including program at a frame that it does not allow */
 };
 
@@ -138,10 +143,11 @@ struct region {
 	u32 flags;
 };
 
-/* A file as the kernel knows it, whatever its path. */
+/* A file as the kernel knows it, whatever its path. One that is changed is another one. */
 struct file_key {
 	u64 inode;
 	u64 size;
+	u64 modified; /* ns */
 	u32 device;
 	u32 generation; /* of the inode number */
 };
@@ -273,6 +279,30 @@ struct mapping {
  */
 #define read_field(to, from) bpf_probe_read_kernel(&(to), sizeof(to), &(from))
 
+static __always_inline u64 time_modified(struct inode *inode)
+{
+	struct inode___mtime_sec *now = (void *)inode;
+	struct inode___private_mtime *before = (void *)inode;
+	struct inode___mtime *first = (void *)inode;
+	long long seconds = 0;
+	long ns = 0;
+
+	if (bpf_core_field_exists(now->i_mtime_sec)) {
+		u32 part = 0;
+
+		read_field(seconds, now->i_mtime_sec);
+		read_field(part, now->i_mtime_nsec);
+		ns = part;
+	} else if (bpf_core_field_exists(before->__i_mtime)) {
+		read_field(seconds, before->__i_mtime.tv_sec);
+		read_field(ns, before->__i_mtime.tv_nsec);
+	} else if (bpf_core_field_exists(first->i_mtime)) {
+		read_field(seconds, first->i_mtime.tv_sec);
+		read_field(ns, first->i_mtime.tv_nsec);
+	}
+	return seconds * 1000000000ULL + ns;
+}
+
 static long read_mapping(struct task_struct *task, struct vm_area_struct *vma, struct mapping *m)
 {
 	struct file *file = NULL;
@@ -290,6 +320,7 @@ static long read_mapping(struct task_struct *task, struct vm_area_struct *vma, s
 		read_field(inode, file->f_inode);
 		read_field(m->key.inode, inode->i_ino);
 		read_field(m->key.size, inode->i_size);
+		m->key.modified = time_modified(inode);
 		read_field(m->key.generation, inode->i_generation);
 		read_field(device, inode->i_sb);
 		read_field(m->key.device, device->s_dev);
@@ -591,7 +622,8 @@ __noinline int enter(struct walk *w)
 		return WALK_UNMAPPED;
 	code = &set->slots[hash & (SET_SLOTS - 1)];
 	n = w->depth;
-	if (code->address != address || code->space != w->space) {
+	if (code->address != address || code->space != w->space ||
+	    (w->started && !w->exact && !(code->flags & CODE_RETURN))) {
 		int err = resolve(address, w, code);
 
 		if (err)

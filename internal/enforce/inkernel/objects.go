@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"unsafe"
 
@@ -26,6 +28,7 @@ type object struct {
 	elf     *objfile.File // nil: not an ELF file, or not readable
 	err     error         // why it has no rows
 	regions *region.Map
+	calls   bool // its return addresses follow calls: not so in Go
 	symbols func() *objfile.Symbolizer
 }
 
@@ -94,6 +97,18 @@ func (o *objects) get(id bpf.ObjectID) *object {
 	return load()
 }
 
+// all returns every object that is loaded or being loaded, in no order.
+func (o *objects) all() []*object {
+	o.mu.Lock()
+	loads := slices.Collect(maps.Values(o.byID))
+	o.mu.Unlock()
+	var all []*object
+	for _, load := range loads {
+		all = append(all, load())
+	}
+	return all
+}
+
 // open loads the rows of an open file, which belongs to it from now on, unless that has been done.
 func (o *objects) open(file *os.File, path string) (*object, error) {
 	id, err := o.identify(file)
@@ -138,6 +153,7 @@ func (o *objects) load(id bpf.ObjectID, path string, elf *objfile.File, err erro
 	if elf != nil {
 		table, obj.err = o.cache.Load(elf)
 		obj.regions, _ = region.New(elf, o.divide) // as far as it could be divided
+		obj.calls = !hasGo(elf)
 	}
 	obj.symbols = sync.OnceValue(func() *objfile.Symbolizer {
 		if elf == nil {
@@ -156,6 +172,12 @@ func (o *objects) load(id bpf.ObjectID, path string, elf *objfile.File, err erro
 		obj.err = errors.Join(obj.err, err)
 	}
 	return obj
+}
+
+// hasGo tells whether a file has code of Go, whose runtime puts calls in where there are none (runtime.asyncPreempt).
+func hasGo(elf *objfile.File) bool {
+	return slices.ContainsFunc([]string{".gopclntab", ".data.rel.ro.gopclntab", ".go.buildinfo", ".note.go.buildid"},
+		func(section string) bool { return elf.Section(section) != nil })
 }
 
 func (obj *object) buildID() string {

@@ -104,11 +104,11 @@ func callOf(abi syscalls.ABI, nr int) attribution.Call {
 }
 
 // fromFilter begins the denial of a call that the seccomp filter handed over.
-func (s *session) fromFilter(n *notification) *denial.Denial {
+func (s *session) fromFilter(n *notification, rules *ruleset) *denial.Denial {
 	var now unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
 	d := &denial.Denial{
-		Time: uint64(now.Nano()), PID: threadGroup(int(n.pid)), TID: int(n.pid), Action: actionsOf[s.answer],
+		Time: uint64(now.Nano()), PID: threadGroup(int(n.pid)), TID: int(n.pid), Action: actionsOf[rules.answer],
 		Program: programPath(int(n.pid)), Arch: attribution.AMD64, Call: callOf(n.abi(), int(n.call.nr)),
 	}
 	memory := func(address uint64, limit int) (string, bool, error) { return readString(int(n.pid), address, limit) }
@@ -117,9 +117,8 @@ func (s *session) fromFilter(n *notification) *denial.Denial {
 }
 
 // deniedToAll is a call that no compartment may make.
-func (s *session) deniedToAll(n *notification) *denial.Denial {
-	d := s.fromFilter(n)
-	rules := s.rules.Load()
+func (s *session) deniedToAll(n *notification, rules *ruleset) *denial.Denial {
+	d := s.fromFilter(n, rules)
 	i, listed := rules.imageOf(d.Program)
 	if !listed {
 		i = rules.filters.images[0]
@@ -133,12 +132,12 @@ func (s *session) deniedToAll(n *notification) *denial.Denial {
 }
 
 // deniedExec is the execution of a program that the policy does not list.
-func (s *session) deniedExec(n *notification, path string) *denial.Denial {
-	d := s.fromFilter(n)
+func (s *session) deniedExec(n *notification, rules *ruleset, path string) *denial.Denial {
+	d := s.fromFilter(n, rules)
 	if d.Action == denial.Denied {
 		d.Errno = unix.ErrnoName(unix.EPERM)
 	}
-	s.explainExec(d, s.opts.Policy, path)
+	s.explainExec(d, rules.policy, path)
 	return d
 }
 

@@ -14,6 +14,7 @@ import (
 // concurrent use.
 type ruleset struct {
 	policy  *policy.Policy
+	answer  policy.OnViolation
 	kernel  *bpf.Policy
 	filters *filters
 
@@ -22,16 +23,17 @@ type ruleset struct {
 	named map[bpf.ObjectID]bool
 }
 
-func newRuleset(enforcer *bpf.Enforcer, p *policy.Policy, answer policy.OnViolation, covered func(syscalls.ABI, int) bool) (*ruleset, error) {
-	f := newFilters(p, answer, covered)
-	kernel, err := enforcer.NewPolicy(f.rows)
-	if err != nil {
-		return nil, err
-	}
+func newRuleset(p *policy.Policy, answer policy.OnViolation, covered func(syscalls.ABI, int) bool) *ruleset {
 	return &ruleset{
-		policy: p, kernel: kernel, filters: f,
+		policy: p, answer: answer, filters: newFilters(p, answer, covered),
 		bound: map[bpf.ObjectID]bool{}, named: map[bpf.ObjectID]bool{},
-	}, nil
+	}
+}
+
+// load gives the filters to the kernel. They are not in force yet.
+func (r *ruleset) load(enforcer *bpf.Enforcer) (err error) {
+	r.kernel, err = enforcer.NewPolicy(r.filters.rows)
+	return err
 }
 
 // bind tells the kernel the compartment that an object has under each image. Until then its code is unknown.
@@ -44,8 +46,15 @@ func (r *ruleset) bind(obj *object) error {
 	var errs []error
 	for _, i := range r.filters.images {
 		for number, a := range obj.regions.Assign(i.rules, obj.path) {
+			var flags bpf.BindingFlags
+			if a.Conduit {
+				flags |= bpf.BindConduit
+			}
+			if obj.calls {
+				flags |= bpf.BindCalls
+			}
 			row := i.compartmentRow(a.Compartments[0])
-			errs = append(errs, r.kernel.Bind(i.row, obj.id, uint16(number), row, a.Conduit))
+			errs = append(errs, r.kernel.Bind(i.row, obj.id, uint16(number), row, flags))
 		}
 	}
 	err := errors.Join(errs...)

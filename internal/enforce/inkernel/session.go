@@ -28,13 +28,14 @@ import (
 // session is one target under a policy.
 type session struct {
 	opts     backend.Options
-	answer   policy.OnViolation
 	covered  func(syscalls.ABI, int) bool
 	enforcer *bpf.Enforcer
 	objects  *objects
 	rules    atomic.Pointer[ruleset]
 	old      sync.Map // bpf generation → *ruleset
 	pins     string   // folder of the pinned programs
+	hooks    []string // attached
+	control  *control
 
 	mu       sync.Mutex
 	paths    map[string]bpf.ObjectID // the file that was first seen at a path
@@ -50,7 +51,7 @@ func Command(ctx context.Context, path string, argv []string, started func(pid i
 		return nil, err
 	}
 	rules := s.rules.Load()
-	filter, err := newFilter(rules.filters, s.answer).Compile()
+	filter, err := newFilter(rules.filters, rules.answer).Compile()
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
@@ -77,17 +78,18 @@ func Command(ctx context.Context, path string, argv []string, started func(pid i
 		}
 	})
 	s.prepareImages()
+	s.serve(child.Pid)
 	started(child.Pid)
 	return s.wait(ctx, child, path)
 }
 
 func newSession(opts backend.Options) (*session, error) {
-	s := &session{opts: opts, answer: opts.OnViolation(), paths: map[string]bpf.ObjectID{}}
-	hooks, covered, err := chooseHooks(opts.Policy, s.answer)
+	s := &session{opts: opts, paths: map[string]bpf.ObjectID{}}
+	hooks, covered, err := chooseHooks(opts.Policy, opts.OnViolation())
 	if err != nil {
 		return nil, err
 	}
-	s.covered = covered
+	s.hooks, s.covered = hooks, covered
 	sweep()
 	if s.enforcer, err = bpf.NewEnforcer(hooks); err != nil {
 		return nil, explain(err)
@@ -101,8 +103,8 @@ func newSession(opts backend.Options) (*session, error) {
 
 // begin puts the policy into force, for nobody yet, and keeps the programs in force should this process die.
 func (s *session) begin() error {
-	rules, err := newRuleset(s.enforcer, s.opts.Policy, s.answer, s.covered)
-	if err != nil {
+	rules := newRuleset(s.opts.Policy, s.opts.OnViolation(), s.covered)
+	if err := rules.load(s.enforcer); err != nil {
 		return err
 	}
 	anonymous, vdso, err := s.objects.memory()
@@ -311,7 +313,7 @@ func (s *session) end() error {
 }
 
 func (s *session) close() error {
-	var errs []error
+	errs := []error{s.control.close()}
 	if s.pins != "" {
 		if s.enforcer.Live() > 0 {
 			s.opts.Log("processes that are still there stay under the policy; bulkhead doctor --clean removes it when they have ended")
@@ -360,8 +362,9 @@ func (s *session) beforeExec(n *notification, name string) unix.Errno {
 	if err != nil {
 		s.opts.Log("%s stays unknown: %v", path, err)
 	}
-	if !listed && s.answer == policy.Deny && s.opts.Policy.OnExec == policy.DenyExec {
-		s.report(s.deniedExec(n, path))
+	rules := s.rules.Load()
+	if !listed && rules.answer == policy.Deny && rules.policy.OnExec == policy.DenyExec {
+		s.report(s.deniedExec(n, rules, path))
 		return unix.EPERM
 	}
 	return 0
@@ -369,9 +372,9 @@ func (s *session) beforeExec(n *notification, name string) unix.Errno {
 
 // refuse answers a call that no compartment may make.
 func (s *session) refuse(n *notification) unix.Errno {
-	s.report(s.deniedToAll(n))
 	rules := s.rules.Load()
-	if s.answer == policy.Kill {
+	s.report(s.deniedToAll(n, rules))
+	if rules.answer == policy.Kill {
 		_ = unix.Kill(int(n.pid), unix.SIGKILL)
 	}
 	return rules.filters.images[0].rules.Errno(n.abi(), int(n.call.nr))
@@ -418,6 +421,7 @@ func Process(ctx context.Context, pid int, opts backend.Options) error {
 		return errors.Join(err, s.close())
 	}
 	s.prepareImages()
+	s.serve(pid)
 	s.opts.Log("process %d is under the policy; Ctrl-C ends that, not the process", pid)
 	s.drained(ctx, forever)
 	return s.end()

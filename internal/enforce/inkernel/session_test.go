@@ -117,9 +117,9 @@ func two(t *testing.T) string {
 		return filepath.Join(prebuilt, "two")
 	}
 	for _, lib := range []string{"a", "b"} {
-		fixtures.Build(t, "lib"+lib+".so", "gcc -O2 -fPIC -shared -fomit-frame-pointer -fno-optimize-sibling-calls -DLIB="+lib+" testdata/calls.c")
+		fixtures.Build(t, "lib"+lib+".so", "gcc -O2 -fPIC -shared -Wl,-soname,lib"+lib+".so -fomit-frame-pointer -fno-optimize-sibling-calls -DLIB="+lib+" testdata/calls.c")
 	}
-	return fixtures.Build(t, "two", fmt.Sprintf("gcc -O2 testdata/two.c %[1]s/liba.so %[1]s/libb.so -Wl,-rpath,%[1]s", fixtures.Dir()))
+	return fixtures.Build(t, "two", fmt.Sprintf("gcc -O2 testdata/two.c %[1]s/liba.so %[1]s/libb.so -Wl,-rpath,$ORIGIN", fixtures.Dir()))
 }
 
 // nothing builds a program that does nothing, to be executed.
@@ -140,7 +140,7 @@ on-violation = %q
 
 [baseline]
 allow = ["read", "write", "close", "fstat", "newfstatat", "mmap", "munmap", "brk", "arch_prctl", "set_tid_address",
-	"set_robust_list", "rseq", "prlimit64", "getrandom", "pread64", "access", "exit_group", "wait4", "rt_sigprocmask"]
+	"set_robust_list", "rseq", "prlimit64", "getrandom", "pread64", "access", "exit_group", "wait4", "rt_sigprocmask", "readlink"]
 
 [[program]]
 path = %q

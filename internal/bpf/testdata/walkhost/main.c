@@ -55,6 +55,7 @@ static struct {
 
 static int resolved(struct walk *w, struct code *code)
 {
+	code->flags |= CODE_RETURN;
 	return WALK_GOING;
 }
 
