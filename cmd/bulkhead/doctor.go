@@ -1,13 +1,16 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"bulkhead/internal/enforce/inkernel"
 	"bulkhead/internal/kernel"
 	"bulkhead/internal/report"
 )
@@ -31,6 +34,7 @@ It exits with 0 where tracing works, else with 1.`,
 			if err := output.writeResult(surveyResult(survey)); err != nil {
 				return err
 			}
+			noteLeftovers()
 			if !survey.Works(kernel.Trace) {
 				return exitStatus(1)
 			}
@@ -39,6 +43,55 @@ It exits with 0 where tracing works, else with 1.`,
 	}
 	output.registerPlain(command)
 	return command
+}
+
+// writeHooks prints what becomes of each call that LSM hooks can deny.
+func writeHooks(w io.Writer) error {
+	all, err := inkernel.Coverages()
+	if err != nil {
+		return err
+	}
+	for _, c := range all {
+		becomes := "denied by " + strings.Join(c.Hooks, ", ")
+		switch {
+		case c.Late:
+			becomes = "killed, maybe after its effect"
+		case len(c.Hooks) == 0:
+			becomes = "killed before its effect"
+		}
+		if _, err := fmt.Fprintf(w, "%-14s %s\n", c.Call, becomes); err != nil {
+			return err
+		}
+	}
+	_, err = fmt.Fprintln(w, "all others     killed at their entry")
+	return err
+}
+
+// noteLeftovers tells what is in force although its bulkhead was killed.
+func noteLeftovers() {
+	left, err := inkernel.Leftovers()
+	if err != nil {
+		return // only root may look
+	}
+	for _, l := range left {
+		if l.Threads > 0 {
+			note("%s: bulkhead was killed, and its policy stays in force for %d threads", l.Dir, l.Threads)
+		} else {
+			note("%s: bulkhead was killed, and its policy is in force for nobody: bulkhead doctor --clean removes it", l.Dir)
+		}
+	}
+}
+
+func cleanLeftovers() error {
+	left, err := inkernel.Leftovers()
+	for _, l := range left {
+		if l.Threads > 0 {
+			note("%s stays: %d threads are under its policy", l.Dir, l.Threads)
+			continue
+		}
+		err = errors.Join(err, l.Remove())
+	}
+	return err
 }
 
 // exitStatus is the error of a verb whose output has said all there is to say:

@@ -54,7 +54,7 @@ Standard error tells what was gained over one filter for the whole process.`,
 	f.StringVar(&flags.check, "check", "origin", "`WHO` must allow a call: origin, or chain for all compartments on the stack")
 	f.BoolVar(&flags.incomplete, "allow-incomplete", false, "derive although evidence was lost")
 	f.StringVar(&flags.out, "out", "", "write the policy to `FILE`")
-	command.AddCommand(policyCheckCommand(), policyAddCommand(), policyDiffCommand(), policyFormatCommand())
+	command.AddCommand(policyApplyCommand(), policyCheckCommand(), policyAddCommand(), policyDiffCommand(), policyFormatCommand())
 	return command
 }
 

@@ -1,9 +1,12 @@
 package inkernel
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
+	"bulkhead/internal/bpf"
+	"bulkhead/internal/kernel"
 	"bulkhead/internal/syscalls"
 )
 
@@ -79,4 +82,29 @@ func available(has func(string) bool, wanted []string) (taken []string, whole bo
 // TestEffects finds out.
 var stoppedBySignal = map[string]bool{
 	"execve": true, "execveat": true,
+}
+
+// Coverage says what becomes of one system call that is denied.
+type Coverage struct {
+	Call  string
+	Hooks []string // that deny it on this kernel; none: it is killed
+	// Late: on this kernel a process that is killed for the call may have made it.
+	Late bool
+}
+
+// Coverages lists the calls that LSM hooks can deny, by name. All other calls are killed by a signal at their entry.
+func Coverages() ([]Coverage, error) {
+	has := func(string) bool { return false }
+	if kernel.Have(kernel.LSMProgram) == nil {
+		var err error
+		if has, err = bpf.KernelHooks(); err != nil {
+			return nil, err
+		}
+	}
+	var all []Coverage
+	for _, call := range slices.Sorted(maps.Keys(hooksOf)) {
+		hooks, whole := available(has, hooksOf[call])
+		all = append(all, Coverage{call, hooks, !whole && !stoppedBySignal[call]})
+	}
+	return all, nil
 }

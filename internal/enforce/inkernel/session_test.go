@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -90,7 +91,7 @@ func govern(t *testing.T, rules string, command ...string) outcome {
 	if err := os.WriteFile(file, []byte(rules), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	c := exec.CommandContext(ctx, "/proc/self/exe", command...)
 	c.Env = append(os.Environ(), asWrapper+"="+file)
@@ -131,16 +132,17 @@ func nothing(t *testing.T) string {
 	return fixtures.Build(t, "nothing", "gcc -O2 testdata/nothing.c")
 }
 
-// twoPolicy allows calls to libb and not to liba. What the start of a program and its end need is in the baseline.
-func twoPolicy(program, nothing, answer, check, call string) string {
-	extra := map[string]string{"execve": `"vfork", `, "clone": ""}[call]
+// twoPolicy allows calls to libb and to the program, and not to liba. What the start of a program and its end need is in
+// the baseline.
+func twoPolicy(program, nothing, answer, check string, calls ...string) string {
 	return fmt.Sprintf(`schema = "bulkhead.policy/v1"
 check = %q
 on-violation = %q
 
 [baseline]
-allow = ["read", "write", "close", "fstat", "newfstatat", "mmap", "munmap", "brk", "arch_prctl", "set_tid_address",
-	"set_robust_list", "rseq", "prlimit64", "getrandom", "pread64", "access", "exit_group", "wait4", "rt_sigprocmask", "readlink"]
+allow = ["read", "close", "fstat", "newfstatat", "mmap", "munmap", "brk", "arch_prctl", "set_tid_address",
+	"set_robust_list", "rseq", "prlimit64", "getrandom", "pread64", "access", "exit_group", "wait4", "rt_sigprocmask", "readlink",
+	"vfork"]
 
 [[program]]
 path = %q
@@ -152,87 +154,156 @@ allow = ["openat", "mprotect"]
 
 [[program.compartment]]
 name = "libc.so.6"
-allow = []
+allow = ["write"]
 
 [[program.compartment]]
-name = "two"
-allow = [%[4]s%[5]q]
+name = "callers"
+match = ["two", "libb.so"]
+allow = %[4]s
 
 [[program.compartment]]
 name = "liba.so"
-allow = []
-
-[[program.compartment]]
-name = "libb.so"
-allow = [%[4]s%[5]q]
+allow = [%[6]s]
 
 [[program]]
-path = %[6]q
+path = %[5]q
 
 [[program.compartment]]
 name = "all"
 match = ["*"]
 allow = ["openat", "mprotect"]
-`, check, answer, program, extra, call, nothing)
+`, check, answer, program, list(append([]string{"write"}, calls...)), nothing, both(calls))
 }
 
-// conditionals are the calls that libb may make and liba may not, and what they return.
+// list is an array of TOML.
+func list(words []string) string {
+	slices.Sort(words)
+	return strings.ReplaceAll(fmt.Sprintf("%q", slices.Compact(words)), `" "`, `", "`)
+}
+
+// both is what liba may do too: open and connect, where that is not what is tried.
+func both(calls []string) string {
+	var words []string
+	for _, call := range []string{"openat", "socket", "connect"} {
+		if slices.Contains(calls, "write") && call == "openat" || slices.Contains(calls, "sendto") && call != "openat" {
+			words = append(words, fmt.Sprintf("%q", call))
+		}
+	}
+	return strings.Join(words, ", ")
+}
+
+// conditionals are the calls that libb may make and liba may not, and the errno of each.
 var conditionals = []struct{ call, result string }{
-	{"execve", "0\n"}, {"socket", "0\n"}, {"openat", "0\n"}, {"mprotect", "0\n"}, {"clone", "0\n"}, {"mkdir", "17\n"},
+	{"execve", "0"}, {"socket", "0"}, {"openat", "0"}, {"mprotect", "0"}, {"clone", "0"}, {"mkdir", "17"},
 }
 
-// TestConditional has libb make a call that libb may make, and liba make the same.
-func TestConditional(t *testing.T) {
+func conditionalCalls() (calls []string) {
+	for _, c := range conditionals {
+		calls = append(calls, c.call)
+	}
+	return calls
+}
+
+// script returns the words that have the fixture make each call as each of whom, and what it says then, if all return.
+func script(file string, whom ...string) (words []string, said string) {
+	for _, c := range conditionals {
+		for _, who := range whom {
+			words = append(words, who, c.call, file)
+			said += c.result + "\n"
+		}
+	}
+	return words, said
+}
+
+// TestAllowed has libb make the calls, also on behalf of liba: the origin alone decides.
+func TestAllowed(t *testing.T) {
 	program, file := two(t), nothing(t)
-	deny := func(t *testing.T, result string, out outcome) {
-		if out.status != 0 || out.stdout != "1\n" || !strings.Contains(out.stderr, "liba.so may not call") {
-			t.Errorf("liba: status %d, %q\n%s", out.status, out.stdout, out.stderr)
-		}
-	}
-	answers := map[string]func(t *testing.T, result string, out outcome){
-		"kill": func(t *testing.T, result string, out outcome) {
-			if out.status != 128+int(unix.SIGKILL) || out.stdout != "" || !strings.Contains(out.stderr, "liba.so may not call") {
-				t.Errorf("liba: status %d, %q\n%s", out.status, out.stdout, out.stderr)
-			}
-		},
-		"audit": func(t *testing.T, result string, out outcome) {
-			if out.status != 0 || out.stdout != result || !strings.Contains(out.stderr, "liba.so may not call") {
-				t.Errorf("liba: status %d, %q\n%s", out.status, out.stdout, out.stderr)
-			}
-		},
-	}
-	if canDeny() == nil {
-		answers["deny"] = deny
-	}
-	for answer, check := range answers {
-		for _, c := range conditionals {
-			t.Run(answer+"/"+c.call, func(t *testing.T) {
-				rules := twoPolicy(program, file, answer, "origin", c.call)
-				for _, who := range []string{"b", "ab"} {
-					if out := govern(t, rules, program, who, c.call, file); out.status != 0 || out.stdout != c.result || out.stderr != "" {
-						t.Errorf("%s: status %d, %q\n%s", who, out.status, out.stdout, out.stderr)
-					}
-				}
-				check(t, c.result, govern(t, rules, program, "a", c.call, file))
-				check(t, c.result, govern(t, rules, program, "ba", c.call, file))
-			})
+	words, said := script(file, "b", "ab")
+	for _, answer := range []string{"audit", "kill"} {
+		out := govern(t, twoPolicy(program, file, answer, "origin", conditionalCalls()...), append([]string{program}, words...)...)
+		if out.status != 0 || out.stdout != said || out.stderr != "" {
+			t.Errorf("%s: status %d, %q, want %q\n%s", answer, out.status, out.stdout, said, out.stderr)
 		}
 	}
 }
 
-// TestChain has liba call through libb, which is fine as long as the origin alone decides.
-func TestChain(t *testing.T) {
+// denials counts those of liba, one for each call.
+func checkDenials(t *testing.T, out outcome, whom ...string) {
+	t.Helper()
+	for _, c := range conditionals {
+		if !strings.Contains(out.stderr, "liba.so may not call "+c.call) {
+			t.Errorf("%s: no denial\n%s", c.call, out.stderr)
+		}
+	}
+	for _, who := range whom {
+		if strings.Contains(out.stderr, who+" may not call") {
+			t.Errorf("%s was denied something\n%s", who, out.stderr)
+		}
+	}
+}
+
+// TestAudit has liba make the calls, which are reported and made.
+func TestAudit(t *testing.T) {
+	program, file := two(t), nothing(t)
+	words, said := script(file, "a", "ba", "b")
+	out := govern(t, twoPolicy(program, file, "audit", "origin", conditionalCalls()...), append([]string{program}, words...)...)
+	if out.status != 0 || out.stdout != said {
+		t.Errorf("status %d, %q, want %q\n%s", out.status, out.stdout, said, out.stderr)
+	}
+	checkDenials(t, out, "libb.so", "callers")
+}
+
+// TestDeny has liba make the calls, which fail, while those of libb in the same process work.
+func TestDeny(t *testing.T) {
+	needHooks(t)
+	program, file := two(t), nothing(t)
+	words, _ := script(file, "a", "ba", "b", "ab")
+	said := ""
+	for _, c := range conditionals {
+		said += "1\n1\n" + c.result + "\n" + c.result + "\n"
+	}
+	out := govern(t, twoPolicy(program, file, "deny", "origin", conditionalCalls()...), append([]string{program}, words...)...)
+	if out.status != 0 || out.stdout != said {
+		t.Errorf("status %d, %q, want %q\n%s", out.status, out.stdout, said, out.stderr)
+	}
+	checkDenials(t, out, "libb.so", "callers")
+}
+
+// TestKill has liba make each call, which is its last.
+func TestKill(t *testing.T) {
 	program, file := two(t), nothing(t)
 	for _, c := range conditionals {
 		t.Run(c.call, func(t *testing.T) {
-			rules := twoPolicy(program, file, "kill", "chain", c.call)
-			if out := govern(t, rules, program, "b", c.call, file); out.status != 0 || out.stdout != c.result || out.stderr != "" {
-				t.Errorf("libb: status %d, %q\n%s", out.status, out.stdout, out.stderr)
-			}
-			out := govern(t, rules, program, "ab", c.call, file)
-			if out.status != 128+int(unix.SIGKILL) || out.stdout != "" || !strings.Contains(out.stderr, "liba.so may not call") {
-				t.Errorf("liba through libb: status %d, %q\n%s", out.status, out.stdout, out.stderr)
+			for _, check := range []struct{ how, who string }{{"origin", "a"}, {"origin", "ba"}, {"chain", "ab"}} {
+				out := govern(t, twoPolicy(program, file, "kill", check.how, conditionalCalls()...), program, check.who, c.call, file)
+				killed := out.status == 128+int(unix.SIGKILL) && out.stdout == "" || out.stdout == killedChild
+				if !killed || !strings.Contains(out.stderr, "liba.so may not call "+c.call) {
+					t.Errorf("%s of %s: status %d, %q\n%s", check.how, check.who, out.status, out.stdout, out.stderr)
+				}
 			}
 		})
 	}
+}
+
+// TestChain has libb make the calls where every compartment on the stack must allow them.
+func TestChain(t *testing.T) {
+	program, file := two(t), nothing(t)
+	words, said := script(file, "b")
+	out := govern(t, twoPolicy(program, file, "kill", "chain", conditionalCalls()...), append([]string{program}, words...)...)
+	if out.status != 0 || out.stdout != said || out.stderr != "" {
+		t.Errorf("status %d, %q, want %q\n%s", out.status, out.stdout, said, out.stderr)
+	}
+}
+
+// killedChild is what the fixture says when the child that should have executed something was killed.
+const killedChild = "255\n"
+
+// needHooks skips a test where the kernel runs no LSM hooks: TestInVM runs it where it does.
+func needHooks(t *testing.T) {
+	t.Helper()
+	err := canDeny()
+	if err != nil && prebuilt == "" {
+		t.Skip(err)
+	}
+	testenv.Require(t, err)
 }

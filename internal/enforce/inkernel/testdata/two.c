@@ -1,4 +1,5 @@
-/* two WHO CALL [FILE]: make a system call as liba, as libb, or as liba through libb (ba: libb calls liba). */
+/* two WHO CALL FILE...: make system calls one after the other: as liba, as libb, as liba through libb (ab), as libb through
+ * liba (ba). Prints the errno of each on a line. */
 #include <stdio.h>
 #include <string.h>
 
@@ -9,17 +10,19 @@ int b_through(int (*call)(const char *, const char *), const char *what, const c
 
 int main(int argc, char **argv)
 {
-	const char *file = argc > 3 ? argv[3] : "/bulkhead-no-such-file";
-	int err = -1;
+	for (int i = 1; i + 2 < argc; i += 3) {
+		const char *what = argv[i + 1], *file = argv[i + 2];
+		int err = -1;
 
-	if (!strcmp(argv[1], "a"))
-		err = a_call(argv[2], file);
-	if (!strcmp(argv[1], "b"))
-		err = b_call(argv[2], file);
-	if (!strcmp(argv[1], "ab"))
-		err = a_through(b_call, argv[2], file);
-	if (!strcmp(argv[1], "ba"))
-		err = b_through(a_call, argv[2], file);
-	printf("%d\n", err);
+		if (!strcmp(argv[i], "a"))
+			err = a_call(what, file);
+		if (!strcmp(argv[i], "b"))
+			err = b_call(what, file);
+		if (!strcmp(argv[i], "ab"))
+			err = a_through(b_call, what, file);
+		if (!strcmp(argv[i], "ba"))
+			err = b_through(a_call, what, file);
+		printf("%d\n", err);
+	}
 	return 0;
 }
