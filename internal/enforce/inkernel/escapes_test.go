@@ -129,7 +129,7 @@ func start(t *testing.T, rules string, command ...string) *target {
 	if err := os.WriteFile(file, []byte(rules), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	g := &target{wrapper: exec.CommandContext(ctx, "/proc/self/exe", command...), stderr: new(strings.Builder)}
 	g.wrapper.Env = append(os.Environ(), asWrapper+"="+file)
