@@ -103,7 +103,7 @@ func copyFile(t *testing.T, from, to string) {
 // TestNoFalseDenial has a program do much that is allowed.
 func TestNoFalseDenial(t *testing.T) {
 	program, plugin := escapes(t)
-	for _, c := range []struct{ way, n string }{{"threads", "1000"}, {"forks", "10000"}, {"plugins", "1000"}} {
+	for _, c := range []struct{ way, n string }{{"threads", "1000"}, {"forks", "2000"}, {"plugins", "1000"}} {
 		t.Run(c.way, func(t *testing.T) {
 			out := govern(t, escapesPolicy(program, nothing(t), bothLibraries), program, c.way, plugin, c.n)
 			if out.status != 0 || out.stderr != "" {
@@ -216,7 +216,7 @@ func TestApply(t *testing.T) {
 			t.Fatalf("%v\n%s", err, g.stderr)
 		}
 	}
-	const swaps = 1000
+	const swaps = 100
 	before := files(t, g.wrapper.Process.Pid)
 	for i := range swaps {
 		apply("swapped", escapesPolicy(program, nothing(t), []string{bothLibraries, `["libplugin.so", "lib[ab].so"]`}[i%2]))
