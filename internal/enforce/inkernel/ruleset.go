@@ -45,7 +45,7 @@ func (r *ruleset) bind(obj *object) error {
 	}
 	var errs []error
 	for _, i := range r.filters.images {
-		for number, a := range obj.regions.Assign(i.rules, obj.path) {
+		for number, a := range assign(obj.regions, i.rules, obj.path) {
 			var flags bpf.BindingFlags
 			if a.Conduit {
 				flags |= bpf.BindConduit

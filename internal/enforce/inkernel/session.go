@@ -21,7 +21,6 @@ import (
 	"bulkhead/internal/kernel"
 	"bulkhead/internal/policy"
 	"bulkhead/internal/ptrace"
-	"bulkhead/internal/region"
 	"bulkhead/internal/syscalls"
 )
 
@@ -94,7 +93,7 @@ func newSession(opts backend.Options) (*session, error) {
 	if s.enforcer, err = bpf.NewEnforcer(hooks); err != nil {
 		return nil, explain(err)
 	}
-	s.objects = newObjects(s.enforcer, opts.Cache, region.ForPolicy(opts.Policy))
+	s.objects = newObjects(s.enforcer, opts.Cache, divisionFor(opts.Policy))
 	if err := s.begin(); err != nil {
 		return nil, errors.Join(err, s.close())
 	}

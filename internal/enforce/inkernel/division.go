@@ -1,26 +1,27 @@
-package region
+package inkernel
 
 import (
 	"slices"
 
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/policy"
+	"bulkhead/internal/region"
 )
 
-// ForPolicy returns the options that divide objects into the parts that the programs
+// divisionFor returns the options that divide objects into the parts that the programs
 // of a policy name.
-func ForPolicy(p *policy.Policy) Options {
-	var opts Options
+func divisionFor(p *policy.Policy) region.Options {
+	var opts region.Options
 	opts.Conduits, _ = attribution.NewConduits(p.Conduits...) // checked when the policy was read
 	for i := range p.Programs {
 		for _, c := range p.Programs[i].Compartments {
 			if len(c.Symbols) == 0 {
 				continue
 			}
-			at := slices.IndexFunc(opts.Symbols, func(s Symbols) bool { return s.Name == c.Name })
+			at := slices.IndexFunc(opts.Symbols, func(s region.Symbols) bool { return s.Name == c.Name })
 			if at < 0 {
 				at = len(opts.Symbols)
-				opts.Symbols = append(opts.Symbols, Symbols{Name: c.Name})
+				opts.Symbols = append(opts.Symbols, region.Symbols{Name: c.Name})
 			}
 			opts.Symbols[at].Patterns = append(opts.Symbols[at].Patterns, c.Symbols...)
 		}
@@ -28,8 +29,8 @@ func ForPolicy(p *policy.Policy) Options {
 	return opts
 }
 
-// An Assignment is what the rules for a program say of a region.
-type Assignment struct {
+// assignment is what the rules for a program say of a region.
+type assignment struct {
 	// Compartments are those of the code, innermost first: several where code of one was
 	// inlined into another's. The first is charged.
 	Compartments []policy.ID
@@ -37,8 +38,8 @@ type Assignment struct {
 	Base         bool
 }
 
-// Assign returns the assignments of an object's regions under the rules for a program.
-func (m *Map) Assign(rules *policy.Rules, path string) []Assignment {
+// assign returns the assignments of an object's regions under the rules for a program.
+func assign(m *region.Map, rules *policy.Rules, path string) []assignment {
 	whole, parts := rules.Compartment(path), rules.Parts(path)
 	ids := make([]policy.ID, len(m.Parts))
 	for i := range m.Parts {
@@ -47,9 +48,9 @@ func (m *Map) Assign(rules *policy.Rules, path string) []Assignment {
 			ids[i] = parts[at].ID
 		}
 	}
-	out := make([]Assignment, len(m.Regions))
+	out := make([]assignment, len(m.Regions))
 	for i, r := range m.Regions {
-		a := Assignment{Conduit: r.Conduit, Base: r.Base}
+		a := assignment{Conduit: r.Conduit, Base: r.Base}
 		for _, p := range r.Parts {
 			if m.Parts[p].Conduit == r.Conduit && !slices.Contains(a.Compartments, ids[p]) {
 				a.Compartments = append(a.Compartments, ids[p])
