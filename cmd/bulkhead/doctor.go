@@ -18,7 +18,8 @@ import (
 // doctorCommand returns the verb that tells what this machine supports. Its
 // error is exitStatus(1), after its output, where tracing does not work.
 func doctorCommand() *cobra.Command {
-	output := outputFlags{stream: os.Stdout, formats: rowFormats}
+	output := outputFlags{formats: rowFormats}
+	var hooks, clean bool
 	command := &cobra.Command{
 		Use:   "doctor",
 		Short: "Tell what this machine supports, what is missing, and the remedy",
@@ -26,9 +27,15 @@ func doctorCommand() *cobra.Command {
 tracing and enforcing, and gives the exact remedy for each thing missing.
 It exits with 0 where tracing works, else with 1.`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			if err := output.check(); err != nil {
+		RunE: func(command *cobra.Command, _ []string) error {
+			output.stream = command.OutOrStdout()
+			switch err := output.check(); {
+			case err != nil:
 				return err
+			case hooks:
+				return writeHooks(output.stream)
+			case clean:
+				return cleanLeftovers()
 			}
 			survey := kernel.Look()
 			if err := output.writeResult(surveyResult(survey)); err != nil {
@@ -42,6 +49,9 @@ It exits with 0 where tracing works, else with 1.`,
 		},
 	}
 	output.registerPlain(command)
+	command.Flags().BoolVar(&hooks, "hooks", false, "list what becomes of each call that run's kernel backend denies")
+	command.Flags().BoolVar(&clean, "clean", false, "remove policies in force for nobody, whose bulkhead was killed")
+	command.MarkFlagsMutuallyExclusive("hooks", "clean")
 	return command
 }
 
@@ -108,8 +118,11 @@ func surveyResult(survey *kernel.Survey) result {
 	}
 }
 
-// colours tells whether w is a terminal that may get them (no-color.org).
-func colours(w io.Writer) bool {
-	file, ok := w.(*os.File)
-	return ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(file.Fd()))
+// terminal returns the terminal that w is.
+func terminal(w io.Writer) (file *os.File, ok bool) {
+	file, ok = w.(*os.File)
+	return file, ok && term.IsTerminal(int(file.Fd()))
 }
+
+// colours tells whether a terminal may get them (no-color.org).
+func colours() bool { return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" }

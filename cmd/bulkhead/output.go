@@ -27,7 +27,7 @@ type outputFlags struct {
 	wide   bool
 	// stream gets the result where there is no --out. nil is standard error,
 	// for the verbs whose standard output belongs to the command they run.
-	stream *os.File
+	stream io.Writer
 	// formats are those that the verb has; nil is all.
 	formats []report.Format
 }
@@ -63,8 +63,10 @@ func (f *outputFlags) check() error {
 		return err
 	case f.out != "":
 		return writable(f.out)
-	case format == report.Parquet && term.IsTerminal(int(f.destination().Fd())):
-		return errors.New("parquet is not for a terminal: give --out FILE")
+	case format == report.Parquet:
+		if _, shown := terminal(f.destination()); shown {
+			return errors.New("parquet is not for a terminal: give --out FILE")
+		}
 	}
 	return nil
 }
@@ -97,7 +99,7 @@ func (f *outputFlags) open() (io.Writer, error) {
 	return f.destination(), nil
 }
 
-func (f *outputFlags) destination() *os.File {
+func (f *outputFlags) destination() io.Writer {
 	if f.stream != nil {
 		return f.stream
 	}
@@ -175,9 +177,9 @@ func (f *outputFlags) deliver(write func(io.Writer, report.Format, report.Option
 		return filecache.Replace(f.out, func(w io.Writer) error { return write(w, format, options) })
 	}
 	stream := f.destination()
-	if width, _, err := term.GetSize(int(stream.Fd())); err == nil {
-		options.Width = width
-		options.Colour = colours(stream)
+	if file, ok := terminal(stream); ok {
+		options.Width, _, _ = term.GetSize(int(file.Fd())) // 0 is no limit
+		options.Colour = colours()
 	}
 	if err := write(stream, format, options); err != nil {
 		return fmt.Errorf("write the result: %w", err)

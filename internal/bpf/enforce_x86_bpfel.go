@@ -272,27 +272,18 @@ const (
 	enforceMapWalks                  = "walks"
 	enforceProgDenyBpf               = "deny_bpf"
 	enforceProgDenyBprmCheckSecurity = "deny_bprm_check_security"
-	enforceProgDenyCapable           = "deny_capable"
-	enforceProgDenyFileFcntl         = "deny_file_fcntl"
 	enforceProgDenyFileIoctl         = "deny_file_ioctl"
-	enforceProgDenyFileLock          = "deny_file_lock"
 	enforceProgDenyFileMprotect      = "deny_file_mprotect"
 	enforceProgDenyFileOpen          = "deny_file_open"
 	enforceProgDenyFilePermission    = "deny_file_permission"
 	enforceProgDenyFileTruncate      = "deny_file_truncate"
 	enforceProgDenyInodeCreate       = "deny_inode_create"
-	enforceProgDenyInodeGetattr      = "deny_inode_getattr"
-	enforceProgDenyInodeGetxattr     = "deny_inode_getxattr"
 	enforceProgDenyInodeLink         = "deny_inode_link"
-	enforceProgDenyInodeListxattr    = "deny_inode_listxattr"
 	enforceProgDenyInodeMkdir        = "deny_inode_mkdir"
 	enforceProgDenyInodeMknod        = "deny_inode_mknod"
-	enforceProgDenyInodePermission   = "deny_inode_permission"
-	enforceProgDenyInodeReadlink     = "deny_inode_readlink"
 	enforceProgDenyInodeRemovexattr  = "deny_inode_removexattr"
 	enforceProgDenyInodeRename       = "deny_inode_rename"
 	enforceProgDenyInodeRmdir        = "deny_inode_rmdir"
-	enforceProgDenyInodeSetattr      = "deny_inode_setattr"
 	enforceProgDenyInodeSetxattr     = "deny_inode_setxattr"
 	enforceProgDenyInodeSymlink      = "deny_inode_symlink"
 	enforceProgDenyInodeUnlink       = "deny_inode_unlink"
@@ -301,8 +292,6 @@ const (
 	enforceProgDenyPathChown         = "deny_path_chown"
 	enforceProgDenyPathChroot        = "deny_path_chroot"
 	enforceProgDenyPathTruncate      = "deny_path_truncate"
-	enforceProgDenyPtraceAccessCheck = "deny_ptrace_access_check"
-	enforceProgDenyPtraceTraceme     = "deny_ptrace_traceme"
 	enforceProgDenySbMount           = "deny_sb_mount"
 	enforceProgDenySbUmount          = "deny_sb_umount"
 	enforceProgDenySocketAccept      = "deny_socket_accept"
@@ -317,20 +306,8 @@ const (
 	enforceProgDenySocketSendmsg     = "deny_socket_sendmsg"
 	enforceProgDenySocketSetsockopt  = "deny_socket_setsockopt"
 	enforceProgDenySocketShutdown    = "deny_socket_shutdown"
-	enforceProgDenySocketSocketpair  = "deny_socket_socketpair"
 	enforceProgDenyTaskAlloc         = "deny_task_alloc"
-	enforceProgDenyTaskFixSetgid     = "deny_task_fix_setgid"
-	enforceProgDenyTaskFixSetuid     = "deny_task_fix_setuid"
-	enforceProgDenyTaskGetpgid       = "deny_task_getpgid"
-	enforceProgDenyTaskGetsid        = "deny_task_getsid"
 	enforceProgDenyTaskKill          = "deny_task_kill"
-	enforceProgDenyTaskPrctl         = "deny_task_prctl"
-	enforceProgDenyTaskPrlimit       = "deny_task_prlimit"
-	enforceProgDenyTaskSetioprio     = "deny_task_setioprio"
-	enforceProgDenyTaskSetnice       = "deny_task_setnice"
-	enforceProgDenyTaskSetpgid       = "deny_task_setpgid"
-	enforceProgDenyTaskSetrlimit     = "deny_task_setrlimit"
-	enforceProgDenyTaskSetscheduler  = "deny_task_setscheduler"
 	enforceProgEnforceCall           = "enforce_call"
 	enforceProgEnforceExec           = "enforce_exec"
 	enforceProgEnforceExit           = "enforce_exit"
@@ -400,27 +377,18 @@ type enforceSpecs struct {
 type enforceProgramSpecs struct {
 	DenyBpf               *ebpf.ProgramSpec `ebpf:"deny_bpf"`
 	DenyBprmCheckSecurity *ebpf.ProgramSpec `ebpf:"deny_bprm_check_security"`
-	DenyCapable           *ebpf.ProgramSpec `ebpf:"deny_capable"`
-	DenyFileFcntl         *ebpf.ProgramSpec `ebpf:"deny_file_fcntl"`
 	DenyFileIoctl         *ebpf.ProgramSpec `ebpf:"deny_file_ioctl"`
-	DenyFileLock          *ebpf.ProgramSpec `ebpf:"deny_file_lock"`
 	DenyFileMprotect      *ebpf.ProgramSpec `ebpf:"deny_file_mprotect"`
 	DenyFileOpen          *ebpf.ProgramSpec `ebpf:"deny_file_open"`
 	DenyFilePermission    *ebpf.ProgramSpec `ebpf:"deny_file_permission"`
 	DenyFileTruncate      *ebpf.ProgramSpec `ebpf:"deny_file_truncate"`
 	DenyInodeCreate       *ebpf.ProgramSpec `ebpf:"deny_inode_create"`
-	DenyInodeGetattr      *ebpf.ProgramSpec `ebpf:"deny_inode_getattr"`
-	DenyInodeGetxattr     *ebpf.ProgramSpec `ebpf:"deny_inode_getxattr"`
 	DenyInodeLink         *ebpf.ProgramSpec `ebpf:"deny_inode_link"`
-	DenyInodeListxattr    *ebpf.ProgramSpec `ebpf:"deny_inode_listxattr"`
 	DenyInodeMkdir        *ebpf.ProgramSpec `ebpf:"deny_inode_mkdir"`
 	DenyInodeMknod        *ebpf.ProgramSpec `ebpf:"deny_inode_mknod"`
-	DenyInodePermission   *ebpf.ProgramSpec `ebpf:"deny_inode_permission"`
-	DenyInodeReadlink     *ebpf.ProgramSpec `ebpf:"deny_inode_readlink"`
 	DenyInodeRemovexattr  *ebpf.ProgramSpec `ebpf:"deny_inode_removexattr"`
 	DenyInodeRename       *ebpf.ProgramSpec `ebpf:"deny_inode_rename"`
 	DenyInodeRmdir        *ebpf.ProgramSpec `ebpf:"deny_inode_rmdir"`
-	DenyInodeSetattr      *ebpf.ProgramSpec `ebpf:"deny_inode_setattr"`
 	DenyInodeSetxattr     *ebpf.ProgramSpec `ebpf:"deny_inode_setxattr"`
 	DenyInodeSymlink      *ebpf.ProgramSpec `ebpf:"deny_inode_symlink"`
 	DenyInodeUnlink       *ebpf.ProgramSpec `ebpf:"deny_inode_unlink"`
@@ -429,8 +397,6 @@ type enforceProgramSpecs struct {
 	DenyPathChown         *ebpf.ProgramSpec `ebpf:"deny_path_chown"`
 	DenyPathChroot        *ebpf.ProgramSpec `ebpf:"deny_path_chroot"`
 	DenyPathTruncate      *ebpf.ProgramSpec `ebpf:"deny_path_truncate"`
-	DenyPtraceAccessCheck *ebpf.ProgramSpec `ebpf:"deny_ptrace_access_check"`
-	DenyPtraceTraceme     *ebpf.ProgramSpec `ebpf:"deny_ptrace_traceme"`
 	DenySbMount           *ebpf.ProgramSpec `ebpf:"deny_sb_mount"`
 	DenySbUmount          *ebpf.ProgramSpec `ebpf:"deny_sb_umount"`
 	DenySocketAccept      *ebpf.ProgramSpec `ebpf:"deny_socket_accept"`
@@ -445,20 +411,8 @@ type enforceProgramSpecs struct {
 	DenySocketSendmsg     *ebpf.ProgramSpec `ebpf:"deny_socket_sendmsg"`
 	DenySocketSetsockopt  *ebpf.ProgramSpec `ebpf:"deny_socket_setsockopt"`
 	DenySocketShutdown    *ebpf.ProgramSpec `ebpf:"deny_socket_shutdown"`
-	DenySocketSocketpair  *ebpf.ProgramSpec `ebpf:"deny_socket_socketpair"`
 	DenyTaskAlloc         *ebpf.ProgramSpec `ebpf:"deny_task_alloc"`
-	DenyTaskFixSetgid     *ebpf.ProgramSpec `ebpf:"deny_task_fix_setgid"`
-	DenyTaskFixSetuid     *ebpf.ProgramSpec `ebpf:"deny_task_fix_setuid"`
-	DenyTaskGetpgid       *ebpf.ProgramSpec `ebpf:"deny_task_getpgid"`
-	DenyTaskGetsid        *ebpf.ProgramSpec `ebpf:"deny_task_getsid"`
 	DenyTaskKill          *ebpf.ProgramSpec `ebpf:"deny_task_kill"`
-	DenyTaskPrctl         *ebpf.ProgramSpec `ebpf:"deny_task_prctl"`
-	DenyTaskPrlimit       *ebpf.ProgramSpec `ebpf:"deny_task_prlimit"`
-	DenyTaskSetioprio     *ebpf.ProgramSpec `ebpf:"deny_task_setioprio"`
-	DenyTaskSetnice       *ebpf.ProgramSpec `ebpf:"deny_task_setnice"`
-	DenyTaskSetpgid       *ebpf.ProgramSpec `ebpf:"deny_task_setpgid"`
-	DenyTaskSetrlimit     *ebpf.ProgramSpec `ebpf:"deny_task_setrlimit"`
-	DenyTaskSetscheduler  *ebpf.ProgramSpec `ebpf:"deny_task_setscheduler"`
 	EnforceCall           *ebpf.ProgramSpec `ebpf:"enforce_call"`
 	EnforceExec           *ebpf.ProgramSpec `ebpf:"enforce_exec"`
 	EnforceExit           *ebpf.ProgramSpec `ebpf:"enforce_exit"`
@@ -597,27 +551,18 @@ type enforceVariables struct {
 type enforcePrograms struct {
 	DenyBpf               *ebpf.Program `ebpf:"deny_bpf"`
 	DenyBprmCheckSecurity *ebpf.Program `ebpf:"deny_bprm_check_security"`
-	DenyCapable           *ebpf.Program `ebpf:"deny_capable"`
-	DenyFileFcntl         *ebpf.Program `ebpf:"deny_file_fcntl"`
 	DenyFileIoctl         *ebpf.Program `ebpf:"deny_file_ioctl"`
-	DenyFileLock          *ebpf.Program `ebpf:"deny_file_lock"`
 	DenyFileMprotect      *ebpf.Program `ebpf:"deny_file_mprotect"`
 	DenyFileOpen          *ebpf.Program `ebpf:"deny_file_open"`
 	DenyFilePermission    *ebpf.Program `ebpf:"deny_file_permission"`
 	DenyFileTruncate      *ebpf.Program `ebpf:"deny_file_truncate"`
 	DenyInodeCreate       *ebpf.Program `ebpf:"deny_inode_create"`
-	DenyInodeGetattr      *ebpf.Program `ebpf:"deny_inode_getattr"`
-	DenyInodeGetxattr     *ebpf.Program `ebpf:"deny_inode_getxattr"`
 	DenyInodeLink         *ebpf.Program `ebpf:"deny_inode_link"`
-	DenyInodeListxattr    *ebpf.Program `ebpf:"deny_inode_listxattr"`
 	DenyInodeMkdir        *ebpf.Program `ebpf:"deny_inode_mkdir"`
 	DenyInodeMknod        *ebpf.Program `ebpf:"deny_inode_mknod"`
-	DenyInodePermission   *ebpf.Program `ebpf:"deny_inode_permission"`
-	DenyInodeReadlink     *ebpf.Program `ebpf:"deny_inode_readlink"`
 	DenyInodeRemovexattr  *ebpf.Program `ebpf:"deny_inode_removexattr"`
 	DenyInodeRename       *ebpf.Program `ebpf:"deny_inode_rename"`
 	DenyInodeRmdir        *ebpf.Program `ebpf:"deny_inode_rmdir"`
-	DenyInodeSetattr      *ebpf.Program `ebpf:"deny_inode_setattr"`
 	DenyInodeSetxattr     *ebpf.Program `ebpf:"deny_inode_setxattr"`
 	DenyInodeSymlink      *ebpf.Program `ebpf:"deny_inode_symlink"`
 	DenyInodeUnlink       *ebpf.Program `ebpf:"deny_inode_unlink"`
@@ -626,8 +571,6 @@ type enforcePrograms struct {
 	DenyPathChown         *ebpf.Program `ebpf:"deny_path_chown"`
 	DenyPathChroot        *ebpf.Program `ebpf:"deny_path_chroot"`
 	DenyPathTruncate      *ebpf.Program `ebpf:"deny_path_truncate"`
-	DenyPtraceAccessCheck *ebpf.Program `ebpf:"deny_ptrace_access_check"`
-	DenyPtraceTraceme     *ebpf.Program `ebpf:"deny_ptrace_traceme"`
 	DenySbMount           *ebpf.Program `ebpf:"deny_sb_mount"`
 	DenySbUmount          *ebpf.Program `ebpf:"deny_sb_umount"`
 	DenySocketAccept      *ebpf.Program `ebpf:"deny_socket_accept"`
@@ -642,20 +585,8 @@ type enforcePrograms struct {
 	DenySocketSendmsg     *ebpf.Program `ebpf:"deny_socket_sendmsg"`
 	DenySocketSetsockopt  *ebpf.Program `ebpf:"deny_socket_setsockopt"`
 	DenySocketShutdown    *ebpf.Program `ebpf:"deny_socket_shutdown"`
-	DenySocketSocketpair  *ebpf.Program `ebpf:"deny_socket_socketpair"`
 	DenyTaskAlloc         *ebpf.Program `ebpf:"deny_task_alloc"`
-	DenyTaskFixSetgid     *ebpf.Program `ebpf:"deny_task_fix_setgid"`
-	DenyTaskFixSetuid     *ebpf.Program `ebpf:"deny_task_fix_setuid"`
-	DenyTaskGetpgid       *ebpf.Program `ebpf:"deny_task_getpgid"`
-	DenyTaskGetsid        *ebpf.Program `ebpf:"deny_task_getsid"`
 	DenyTaskKill          *ebpf.Program `ebpf:"deny_task_kill"`
-	DenyTaskPrctl         *ebpf.Program `ebpf:"deny_task_prctl"`
-	DenyTaskPrlimit       *ebpf.Program `ebpf:"deny_task_prlimit"`
-	DenyTaskSetioprio     *ebpf.Program `ebpf:"deny_task_setioprio"`
-	DenyTaskSetnice       *ebpf.Program `ebpf:"deny_task_setnice"`
-	DenyTaskSetpgid       *ebpf.Program `ebpf:"deny_task_setpgid"`
-	DenyTaskSetrlimit     *ebpf.Program `ebpf:"deny_task_setrlimit"`
-	DenyTaskSetscheduler  *ebpf.Program `ebpf:"deny_task_setscheduler"`
 	EnforceCall           *ebpf.Program `ebpf:"enforce_call"`
 	EnforceExec           *ebpf.Program `ebpf:"enforce_exec"`
 	EnforceExit           *ebpf.Program `ebpf:"enforce_exit"`
@@ -668,27 +599,18 @@ func (p *enforcePrograms) Close() error {
 	return _EnforceClose(
 		p.DenyBpf,
 		p.DenyBprmCheckSecurity,
-		p.DenyCapable,
-		p.DenyFileFcntl,
 		p.DenyFileIoctl,
-		p.DenyFileLock,
 		p.DenyFileMprotect,
 		p.DenyFileOpen,
 		p.DenyFilePermission,
 		p.DenyFileTruncate,
 		p.DenyInodeCreate,
-		p.DenyInodeGetattr,
-		p.DenyInodeGetxattr,
 		p.DenyInodeLink,
-		p.DenyInodeListxattr,
 		p.DenyInodeMkdir,
 		p.DenyInodeMknod,
-		p.DenyInodePermission,
-		p.DenyInodeReadlink,
 		p.DenyInodeRemovexattr,
 		p.DenyInodeRename,
 		p.DenyInodeRmdir,
-		p.DenyInodeSetattr,
 		p.DenyInodeSetxattr,
 		p.DenyInodeSymlink,
 		p.DenyInodeUnlink,
@@ -697,8 +619,6 @@ func (p *enforcePrograms) Close() error {
 		p.DenyPathChown,
 		p.DenyPathChroot,
 		p.DenyPathTruncate,
-		p.DenyPtraceAccessCheck,
-		p.DenyPtraceTraceme,
 		p.DenySbMount,
 		p.DenySbUmount,
 		p.DenySocketAccept,
@@ -713,20 +633,8 @@ func (p *enforcePrograms) Close() error {
 		p.DenySocketSendmsg,
 		p.DenySocketSetsockopt,
 		p.DenySocketShutdown,
-		p.DenySocketSocketpair,
 		p.DenyTaskAlloc,
-		p.DenyTaskFixSetgid,
-		p.DenyTaskFixSetuid,
-		p.DenyTaskGetpgid,
-		p.DenyTaskGetsid,
 		p.DenyTaskKill,
-		p.DenyTaskPrctl,
-		p.DenyTaskPrlimit,
-		p.DenyTaskSetioprio,
-		p.DenyTaskSetnice,
-		p.DenyTaskSetpgid,
-		p.DenyTaskSetrlimit,
-		p.DenyTaskSetscheduler,
 		p.EnforceCall,
 		p.EnforceExec,
 		p.EnforceExit,

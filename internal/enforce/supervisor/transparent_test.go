@@ -25,6 +25,7 @@ func everything(program string) string {
 }
 
 const buildC = `
+unset MAKEFLAGS MAKELEVEL # this may run under make
 mkdir src && cd src
 for i in 1 2 3 4 5 6; do echo "int f$i(void) { return $i; }" >f$i.c; done
 printf 'int f1(void),f2(void),f3(void),f4(void),f5(void),f6(void);int printf(const char*,...);int main(){printf("%%d\\n",f1()+f2()+f3()+f4()+f5()+f6());}' >main.c
