@@ -50,11 +50,12 @@ os.kill(os.getpid(), signal.SIGUSR1); print(e.wait(5))
 info = signal.sigtimedwait
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN]); os.kill(os.getpid(), signal.SIGRTMIN)
 s = signal.sigwaitinfo([signal.SIGRTMIN]); print(s.si_signo, s.si_pid == os.getpid(), s.si_code)
+r, w = os.pipe()
 pid = os.fork()
 if pid == 0:
-    os.kill(os.getpid(), signal.SIGSTOP); os._exit(7)
+    os.kill(os.getpid(), signal.SIGSTOP); os.read(r, 1); os._exit(7)
 _, st = os.waitpid(pid, os.WUNTRACED); print("stopped", os.WIFSTOPPED(st), os.WSTOPSIG(st))
-os.kill(pid, signal.SIGCONT); _, st = os.waitpid(pid, os.WCONTINUED); print("continued", os.WIFCONTINUED(st))
+os.kill(pid, signal.SIGCONT); _, st = os.waitpid(pid, os.WCONTINUED); print("continued", os.WIFCONTINUED(st)); os.write(w, b"x")
 _, st = os.waitpid(pid, 0); print("exit", os.WEXITSTATUS(st))
 sys.exit(5)
 `
