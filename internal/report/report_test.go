@@ -219,7 +219,7 @@ func TestParquetReader(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	module := filepath.Join(root, ".cache/npm/node_modules/hyparquet/src/hyparquet.js")
+	module := filepath.Join(root, ".cache/npm/node_modules/hyparquet/src/index.js")
 	if _, err := os.Stat(module); err != nil {
 		testenv.Require(t, fmt.Errorf("hyparquet is missing, scripts/setup.sh installs it: %w", err))
 	}
