@@ -36,6 +36,7 @@ precision: setup
 
 bench: setup bulkhead
 	scripts/bench.sh
+	scripts/bench-enforce.sh
 	scripts/bench-analysis.sh
 
 # What a package installs, in dist/: the program, its manual, completions.
