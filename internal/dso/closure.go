@@ -163,13 +163,12 @@ func newSet(opts Options) *Set {
 	if opts.Hwcaps == nil {
 		opts.Hwcaps = machineHwcaps()
 	}
-	r := root(strings.TrimSuffix(opts.Sysroot, "/"))
-	return &Set{opts: opts, root: r, byName: map[string]*Object{}, byFile: map[string]*Object{}}
+	return &Set{opts: opts, root: newRoot(opts.Sysroot), byName: map[string]*Object{}, byFile: map[string]*Object{}}
 }
 
 func (l *Set) start(program string) error {
 	if !path.IsAbs(program) {
-		if l.root != "" {
+		if l.root.dir != "" {
 			program = "/" + program
 		} else if wd, err := os.Getwd(); err == nil {
 			program = path.Join(wd, program)

@@ -75,6 +75,7 @@ func TestResolve(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "etc/passwd"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	r := newRoot(dir)
 	for _, test := range []struct{ in, want string }{
 		{"/lib", "/usr/lib"},
 		{"/usr/abs/passwd", "/etc/passwd"},
@@ -84,7 +85,7 @@ func TestResolve(t *testing.T) {
 		{"/usr/loop", ""},
 		{"/etc/shadow", ""},
 	} {
-		got, err := root(dir).resolve(test.in)
+		got, err := r.resolve(test.in)
 		if got != test.want || (err != nil) != (test.want == "") {
 			t.Errorf("resolve(%s) = %q, %v, want %q", test.in, got, err, test.want)
 		}

@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // maxLinks is the kernel's own limit on symbolic links in one path (MAXSYMLINKS).
@@ -15,15 +16,22 @@ const maxLinks = 40
 
 // A root is the file system that paths are looked up in: the machine's, or an
 // unpacked image below a directory.
-type root string
+type root struct {
+	dir   string          // "" for the machine's
+	plain map[string]bool // directories that were found to be no links
+}
+
+func newRoot(dir string) root {
+	return root{dir: strings.TrimSuffix(dir, "/"), plain: map[string]bool{}}
+}
 
 // host returns the path on this machine of a path inside the root that holds no
 // symbolic links any more.
 func (r root) host(p string) string {
-	if r == "" {
+	if r.dir == "" {
 		return p
 	}
-	return filepath.Join(string(r), p)
+	return filepath.Join(r.dir, p)
 }
 
 // resolve follows every symbolic link of the absolute path p, inside the root:
@@ -44,11 +52,18 @@ func (r root) resolve(p string) (string, error) {
 			continue
 		}
 		next := path.Join(done, name)
+		if r.plain[next] {
+			done = next
+			continue
+		}
 		target, err := os.Readlink(r.host(next))
 		if err != nil {
 			var pe *fs.PathError
 			if errors.As(err, &pe) && errors.Is(err, fs.ErrNotExist) {
 				return "", fmt.Errorf("%s: %w", r.host(next), fs.ErrNotExist)
+			}
+			if errors.Is(err, syscall.EINVAL) && len(todo) > 0 {
+				r.plain[next] = true
 			}
 			done = next // not a link, or the next step will say what is wrong
 			continue

@@ -1,6 +1,9 @@
 package objfile
 
-import "debug/elf"
+import (
+	"bytes"
+	"debug/elf"
+)
 
 // maxDynamic bounds the entries of the dynamic section; real ones have 20 to 50,
 // and one for each needed library.
@@ -30,7 +33,7 @@ type Dynamic struct {
 	Flags  elf.DynFlag
 	Flags1 elf.DynFlag1
 
-	strings string
+	strings Span // .dynstr
 	symtab  uint64
 	hash    uint64
 	gnuHash uint64
@@ -84,7 +87,7 @@ func (f *File) readDynamic() (*Dynamic, error) {
 		values[tag] = v
 	}
 	d.setValues(values)
-	return d, f.readDynamicStrings(d, values, needed)
+	return d, f.readDynamicNames(d, values, needed)
 }
 
 func (d *Dynamic) setValues(v map[elf.DynTag]uint64) {
@@ -95,6 +98,7 @@ func (d *Dynamic) setValues(v map[elf.DynTag]uint64) {
 	d.PreinitArray = span(elf.DT_PREINIT_ARRAY, elf.DT_PREINIT_ARRAYSZ)
 	d.PLTGOT = v[elf.DT_PLTGOT]
 	d.Flags, d.Flags1 = elf.DynFlag(v[elf.DT_FLAGS]), elf.DynFlag1(v[elf.DT_FLAGS_1])
+	d.strings = span(elf.DT_STRTAB, elf.DT_STRSZ)
 	d.symtab, d.hash, d.gnuHash = v[elf.DT_SYMTAB], v[elf.DT_HASH], v[elf.DT_GNU_HASH]
 	d.versym = v[elf.DT_VERSYM]
 	d.verdef, d.verdefN = v[elf.DT_VERDEF], v[elf.DT_VERDEFNUM]
@@ -105,13 +109,11 @@ func (d *Dynamic) setValues(v map[elf.DynTag]uint64) {
 	d.jmprel, d.jmprelType = span(elf.DT_JMPREL, elf.DT_PLTRELSZ), elf.DynTag(v[elf.DT_PLTREL])
 }
 
-func (f *File) readDynamicStrings(d *Dynamic, v map[elf.DynTag]uint64, needed []uint64) error {
-	addr, size := v[elf.DT_STRTAB], v[elf.DT_STRSZ]
-	b, err := f.table(addr, size, "dynamic string table")
-	if err != nil {
+func (f *File) readDynamicNames(d *Dynamic, v map[elf.DynTag]uint64, needed []uint64) error {
+	// Only to see that all of it is there: a library's names may be megabytes.
+	if _, err := f.tableOffset(d.strings.Addr, d.strings.Size, "dynamic string table"); err != nil {
 		return err
 	}
-	d.strings = string(b)
 	for _, s := range []struct {
 		tag elf.DynTag
 		to  *string
@@ -124,19 +126,36 @@ func (f *File) readDynamicStrings(d *Dynamic, v map[elf.DynTag]uint64, needed []
 		if !present {
 			continue
 		}
-		str, ok := cstring(d.strings, off)
-		if !ok {
-			return f.malformed(addr+off, "%v is not in the dynamic string table", s.tag)
+		name, err := f.dynamicString(d, off, s.tag.String())
+		if err != nil {
+			return err
 		}
-		*s.to = str
+		*s.to = name
 	}
 	d.Needed = make([]string, len(needed))
 	for i, off := range needed {
-		str, ok := cstring(d.strings, off)
-		if !ok {
-			return f.malformed(addr+off, "DT_NEEDED is not in the dynamic string table")
+		name, err := f.dynamicString(d, off, "DT_NEEDED")
+		if err != nil {
+			return err
 		}
-		d.Needed[i] = str
+		d.Needed[i] = name
 	}
 	return nil
+}
+
+// dynamicString reads one string of .dynstr; what says whose it is.
+func (f *File) dynamicString(d *Dynamic, off uint64, what string) (string, error) {
+	if off < d.strings.Size {
+		b, err := f.table(d.strings.Addr+off, min(maxName, d.strings.Size-off), what)
+		if err != nil {
+			return "", err
+		}
+		if i := bytes.IndexByte(b, 0); i >= 0 {
+			return string(b[:i]), nil
+		}
+		if len(b) == maxName {
+			return string(b), nil
+		}
+	}
+	return "", f.malformed(d.strings.Addr+off, "%s is not in the dynamic string table", what)
 }

@@ -201,11 +201,20 @@ func (f *File) ReadVaddr(vaddr, n uint64) ([]byte, error) {
 // table is ReadVaddr for what must be in the file, so that its size is bounded
 // by the file's.
 func (f *File) table(vaddr, n uint64, what string) ([]byte, error) {
+	off, err := f.tableOffset(vaddr, n, what)
+	if err != nil {
+		return nil, err
+	}
+	return f.fileBytes(off, n, vaddr)
+}
+
+// tableOffset returns where in the file the n bytes at vaddr are.
+func (f *File) tableOffset(vaddr, n uint64, what string) (uint64, error) {
 	s := f.load(vaddr)
 	if s == nil || vaddr-s.Vaddr > s.Filesz || n > s.Filesz-(vaddr-s.Vaddr) {
-		return nil, f.malformed(vaddr, "%s: %d bytes that are in no segment", what, n)
+		return 0, f.malformed(vaddr, "%s: %d bytes that are in no segment", what, n)
 	}
-	return f.fileBytes(s.Offset+(vaddr-s.Vaddr), n, vaddr)
+	return s.Offset + (vaddr - s.Vaddr), nil
 }
 
 // tableLimit returns how many bytes of the file follow vaddr in its segment.

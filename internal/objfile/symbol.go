@@ -143,7 +143,11 @@ func (f *File) readDynamicSymbols() ([]Symbol, error) {
 	if err != nil {
 		return nil, err
 	}
-	syms, nameErr := f.parseSymbols(b, d.strings, SourceDynsym, d.symtab)
+	names, err := f.table(d.strings.Addr, d.strings.Size, "dynamic string table")
+	if err != nil {
+		return nil, err
+	}
+	syms, nameErr := f.parseSymbols(b, string(names), SourceDynsym, d.symtab)
 	return syms, errors.Join(nameErr, f.addVersions(d, syms))
 }
 

@@ -60,9 +60,9 @@ func (f *File) readVerdef(d *Dynamic, t *versionTable) error {
 			if err != nil {
 				return err
 			}
-			name, ok := cstring(d.strings, uint64(le.Uint32(aux)))
-			if !ok {
-				return f.malformed(addr, "the name of a version definition is not in the string table")
+			name, err := f.dynamicString(d, uint64(le.Uint32(aux)), "the name of a version definition")
+			if err != nil {
+				return err
 			}
 			t.set(le.Uint16(def[4:]), name)
 		}
@@ -92,9 +92,9 @@ func (f *File) readVerneed(d *Dynamic, t *versionTable) error {
 			if err != nil {
 				return err
 			}
-			name, ok := cstring(d.strings, uint64(le.Uint32(b[8:])))
-			if !ok {
-				return f.malformed(aux, "the name of a needed version is not in the string table")
+			name, err := f.dynamicString(d, uint64(le.Uint32(b[8:])), "the name of a needed version")
+			if err != nil {
+				return err
 			}
 			t.set(le.Uint16(b[6:]), name)
 			next := uint64(le.Uint32(b[12:]))
