@@ -54,10 +54,15 @@ func (m *Memory) ReadWord(addr uint64) (uint64, error) {
 
 // ReadString returns the bytes at an address up to a zero byte, at most limit of them; whole is false where more follow.
 func (m *Memory) ReadString(addr uint64, limit int) (s string, whole bool, err error) {
+	return ReadString(m.tid, addr, limit)
+}
+
+// ReadString does the same for a thread that need not be stopped, nor traced.
+func ReadString(tid int, addr uint64, limit int) (s string, whole bool, err error) {
 	buf := make([]byte, limit)
-	n, err := readMemory(m.tid, addr, buf)
+	n, err := readMemory(tid, addr, buf)
 	if n <= 0 {
-		return "", false, fmt.Errorf("read thread %d at %#x: %w", m.tid, addr, err)
+		return "", false, fmt.Errorf("read thread %d at %#x: %w", tid, addr, err)
 	}
 	for i, b := range buf[:n] {
 		if b == 0 {

@@ -9,9 +9,13 @@ bulkhead=$PWD/bulkhead
 median() { sort -n "$1" | awk '{v[NR]=$1} END {printf "%.2f  (%.2f to %.2f)", v[int((NR+1)/2)], v[1], v[NR]}'; }
 # ratio A B
 ratio() { awk -v a="$1" -v b="$2" 'BEGIN {print a/b}'; }
+# wanted NAME: whether the line is to be measured: ONLY='getppid*' picks some.
+# shellcheck disable=SC2053
+wanted() { [[ $1 == ${ONLY:-*} ]]; }
 # compare NAME COMMAND_A COMMAND_B: the ratio of what the two print.
 compare() {
 	local i a b
+	wanted "$1" || return 0
 	: >"$work/ratios"
 	for ((i = 0; i < rounds; i++)); do
 		a=$($2)
@@ -23,6 +27,7 @@ compare() {
 # added NAME COMMAND_A COMMAND_B: how much more the first one prints.
 added() {
 	local i a b
+	wanted "$1" || return 0
 	: >"$work/differences"
 	for ((i = 0; i < rounds; i++)); do
 		a=$($2)
@@ -34,6 +39,7 @@ added() {
 # figure NAME COMMAND: what it prints.
 figure() {
 	local i
+	wanted "$1" || return 0
 	: >"$work/figures"
 	for ((i = 0; i < rounds; i++)); do $2 >>"$work/figures"; done
 	printf '%-68s %s\n' "$1" "$(median "$work/figures")"

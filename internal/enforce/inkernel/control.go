@@ -127,7 +127,7 @@ func (s *session) transfer(rules *ruleset) error {
 	}
 	for _, obj := range s.objects.all() {
 		errs = append(errs, rules.bind(obj))
-		if _, listed := rules.imageOf(obj.path); listed {
+		if _, listed := rules.imageOf(obj.Path); listed {
 			_, err := rules.name(obj)
 			errs = append(errs, err)
 		}

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bulkhead/internal/policy"
+	"bulkhead/internal/ptrace"
 	"bulkhead/internal/seccomp"
 	"bulkhead/internal/syscalls"
 )
@@ -157,4 +158,9 @@ func (n *notification) mapped() (*os.File, string, error) {
 	}
 	file, err := os.Open(link)
 	return file, path, err
+}
+
+// memory reads a string of the thread.
+func (n *notification) memory(address uint64, limit int) (s string, whole bool, err error) {
+	return ptrace.ReadString(int(n.pid), address, limit)
 }

@@ -1,7 +1,6 @@
 package inkernel
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -9,27 +8,24 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/bpf"
 	"bulkhead/internal/cfi"
-	"bulkhead/internal/dso"
+	"bulkhead/internal/enforce/backend"
 	"bulkhead/internal/objfile"
 	"bulkhead/internal/region"
 )
 
 // object is a file whose code the target may run, or the vDSO, or memory without a file. Its rows are in the kernel.
 type object struct {
+	backend.Object
 	id      bpf.ObjectID
-	path    string
-	elf     *objfile.File // nil: not an ELF file, or not readable
-	err     error         // why it has no rows
+	err     error // why it has no rows
 	regions *region.Map
 	calls   bool // its return addresses follow calls: not so in Go
-	symbols func() *objfile.Symbolizer
 }
 
 // objects knows the files by the kernel's number. Safe for concurrent use.
@@ -50,28 +46,10 @@ func newObjects(enforcer *bpf.Enforcer, cache *cfi.Cache, divide region.Options)
 func (o *objects) memory() (anonymous, vdso *object, err error) {
 	anonymous = o.once(bpf.ObjectAnonymous, func() *object { return o.load(bpf.ObjectAnonymous, attribution.Anonymous, nil, nil) })
 	vdso = o.once(bpf.ObjectVDSO, func() *object {
-		image, err := readVDSO()
-		if err != nil {
-			return o.load(bpf.ObjectVDSO, attribution.VDSO, nil, err)
-		}
-		elf, err := objfile.NewFile(bytes.NewReader(image), int64(len(image)), attribution.VDSO)
+		elf, err := backend.OpenVDSO()
 		return o.load(bpf.ObjectVDSO, attribution.VDSO, elf, err)
 	})
 	return anonymous, vdso, errors.Join(anonymous.err, vdso.err)
-}
-
-// readVDSO copies the vDSO of this process: the kernel maps the same one everywhere.
-func readVDSO() ([]byte, error) {
-	mappings, err := dso.Mappings(os.Getpid())
-	if err != nil {
-		return nil, err
-	}
-	for _, m := range mappings {
-		if m.File.Path == attribution.VDSO {
-			return bytes.Clone(unsafe.Slice((*byte)(*(*unsafe.Pointer)(unsafe.Pointer(&m.Start))), m.End-m.Start)), nil
-		}
-	}
-	return nil, errors.New("no vDSO is mapped")
 }
 
 // once returns the object with a number, which make makes for the first who asks.
@@ -148,20 +126,13 @@ func (o *objects) identify(file *os.File) (bpf.ObjectID, error) {
 
 // load gives the rows of a file to the kernel. What has none is walked by frame pointer.
 func (o *objects) load(id bpf.ObjectID, path string, elf *objfile.File, err error) *object {
-	obj := &object{id: id, path: path, elf: elf, err: err, regions: region.Whole(o.divide.Conduits.Match(path))}
+	obj := &object{Object: backend.NewObject(path, elf), id: id, err: err, regions: region.Whole(o.divide.Conduits.Match(path))}
 	var table *cfi.Table
 	if elf != nil {
 		table, obj.err = o.cache.Load(elf)
 		obj.regions, _ = region.New(elf, o.divide) // as far as it could be divided
 		obj.calls = !hasGo(elf)
 	}
-	obj.symbols = sync.OnceValue(func() *objfile.Symbolizer {
-		if elf == nil {
-			return nil
-		}
-		symbols, _ := elf.Symbolizer() // what could be read of them
-		return symbols
-	})
 	flags := make([]bpf.RegionFlags, len(obj.regions.Regions))
 	for i, r := range obj.regions.Regions {
 		if r.Base {
@@ -178,27 +149,4 @@ func (o *objects) load(id bpf.ObjectID, path string, elf *objfile.File, err erro
 func hasGo(elf *objfile.File) bool {
 	return slices.ContainsFunc([]string{".gopclntab", ".data.rel.ro.gopclntab", ".go.buildinfo", ".note.go.buildid"},
 		func(section string) bool { return elf.Section(section) != nil })
-}
-
-func (obj *object) buildID() string {
-	if obj.elf == nil {
-		return ""
-	}
-	return obj.elf.BuildID
-}
-
-// symbolize names the code at a file offset: the function and the offset in it, or no name and the file offset.
-func (obj *object) symbolize(fileOffset uint64) (function string, offset uint64) {
-	symbols := obj.symbols()
-	if symbols == nil {
-		return "", fileOffset
-	}
-	vaddr, ok := obj.elf.OffsetToVaddr(fileOffset)
-	if !ok {
-		return "", fileOffset
-	}
-	if name, at, ok := symbols.Lookup(vaddr); ok {
-		return name, at
-	}
-	return "", fileOffset
 }

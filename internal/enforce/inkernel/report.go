@@ -1,12 +1,17 @@
 package inkernel
 
 import (
+	"bytes"
+	"fmt"
+	"os"
+
 	"golang.org/x/sys/unix"
 
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/bpf"
 	"bulkhead/internal/enforce/denial"
 	"bulkhead/internal/policy"
+	"bulkhead/internal/ptrace"
 	"bulkhead/internal/syscalls"
 )
 
@@ -41,7 +46,7 @@ func (s *session) denial(v *bpf.Violation) *denial.Denial {
 		if s, whole, err := v.String(address, limit); err == nil {
 			return s, whole, nil
 		}
-		return readString(d.PID, address, limit)
+		return ptrace.ReadString(d.PID, address, limit)
 	})
 	d.Program, d.ProgramBuildID = s.program(v)
 	i := rules.image(v.Image)
@@ -81,7 +86,7 @@ func (s *session) rulesOf(generation uint32) *ruleset {
 // program returns the path and build id of the program that a violation's process runs.
 func (s *session) program(v *bpf.Violation) (path, buildID string) {
 	if obj := s.objects.get(bpf.ObjectID(v.Program)); obj != nil {
-		return obj.path, obj.buildID()
+		return obj.Path, obj.BuildID()
 	}
 	return programPath(int(v.Pid)), ""
 }
@@ -91,10 +96,10 @@ func (s *session) frame(i *image, f bpf.Frame) denial.Frame {
 	if obj == nil {
 		return denial.Frame{Path: attribution.Unknown, Compartment: attribution.Unknown, Offset: uint64(f.Offset)}
 	}
-	function, offset := obj.symbolize(uint64(f.Offset))
+	function, offset := obj.Symbolize(uint64(f.Offset))
 	return denial.Frame{
-		Path: obj.path, BuildID: obj.buildID(), Compartment: i.rules.Name(i.rules.Compartment(obj.path)),
-		Conduit: i.rules.Conduits().Match(obj.path), Function: function, Offset: offset,
+		Path: obj.Path, BuildID: obj.BuildID(), Compartment: i.rules.Name(i.rules.Compartment(obj.Path)),
+		Conduit: i.rules.Conduits().Match(obj.Path), Function: function, Offset: offset,
 	}
 }
 
@@ -111,8 +116,7 @@ func (s *session) fromFilter(n *notification, rules *ruleset) *denial.Denial {
 		Time: uint64(now.Nano()), PID: threadGroup(int(n.pid)), TID: int(n.pid), Action: actionsOf[rules.answer],
 		Program: programPath(int(n.pid)), Arch: attribution.AMD64, Call: callOf(n.abi(), int(n.call.nr)),
 	}
-	memory := func(address uint64, limit int) (string, bool, error) { return readString(int(n.pid), address, limit) }
-	d.Args = denial.Arguments(d.Call.Name, n.call.args, memory)
+	d.Args = denial.Arguments(d.Call.Name, n.call.args, n.memory)
 	return d
 }
 
@@ -145,4 +149,16 @@ func (s *session) explainExec(d *denial.Denial, p *policy.Policy, path string) {
 	d.Compartment = attribution.ObjectName(d.Program)
 	d.Decided = p.File + `: on-exec = "deny"`
 	d.Remedy = "list " + path + " as a [[program]]"
+}
+
+// threadGroup returns the process that a thread belongs to.
+func threadGroup(tid int) int {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
+	if err != nil {
+		return tid
+	}
+	_, rest, _ := bytes.Cut(status, []byte("\nTgid:"))
+	pid := tid
+	fmt.Sscan(string(rest), &pid)
+	return pid
 }

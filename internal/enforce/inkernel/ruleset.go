@@ -45,7 +45,7 @@ func (r *ruleset) bind(obj *object) error {
 	}
 	var errs []error
 	for _, i := range r.filters.images {
-		for number, a := range assign(obj.regions, i.rules, obj.path) {
+		for number, a := range assign(obj.regions, i.rules, obj.Path) {
 			var flags bpf.BindingFlags
 			if a.Conduit {
 				flags |= bpf.BindConduit
@@ -64,7 +64,7 @@ func (r *ruleset) bind(obj *object) error {
 
 // name tells the kernel which image governs a program. It returns false for one that the policy does not list.
 func (r *ruleset) name(program *object) (bool, error) {
-	image, listed := r.imageOf(program.path)
+	image, listed := r.imageOf(program.Path)
 	if !listed {
 		return false, nil
 	}
@@ -74,7 +74,7 @@ func (r *ruleset) name(program *object) (bool, error) {
 		return true, nil
 	}
 	if err := r.kernel.Name(program.id, image.row); err != nil {
-		return true, fmt.Errorf("%s: %w", program.path, err)
+		return true, fmt.Errorf("%s: %w", program.Path, err)
 	}
 	r.named[program.id] = true
 	return true, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -137,7 +138,7 @@ func explain(err error) error {
 
 // enter loads all code of a stopped process, and what its loader is about to map. It returns its program.
 func (s *session) enter(pid int) (*object, error) {
-	path, err := executable(pid)
+	path, err := backend.Executable(pid)
 	if err != nil {
 		return nil, err
 	}
@@ -168,12 +169,6 @@ func (s *session) enter(pid int) (*object, error) {
 	}
 	s.openClosure(path)
 	return program, nil
-}
-
-// executable returns the path of what a process executes, as the kernel tells.
-func executable(pid int) (string, error) {
-	path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-	return strings.TrimSuffix(path, " (deleted)"), err
 }
 
 // govern puts a process under the policy.
@@ -246,7 +241,7 @@ func (s *session) prepareImages() {
 
 // prepareProgram loads a program that is going to be executed, and returns whether the policy lists it.
 func (s *session) prepareProgram(path string) (listed bool, err error) {
-	resolved, err := resolve(path, "/")
+	resolved, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return false, err
 	}
@@ -353,7 +348,7 @@ func (s *session) beforeMap(n *notification) {
 // beforeExec loads a program that is about to be executed. One that the policy does not list is refused here, where that
 // can be told in good time; in any case its first call is.
 func (s *session) beforeExec(n *notification, name string) unix.Errno {
-	path, known := named(int(n.pid), name, n.call.args)
+	path, known := backend.Named(int(n.pid), name, n.call.args, n.memory)
 	if !known {
 		return 0
 	}
@@ -398,7 +393,7 @@ func (s *session) readViolations() {
 
 // programPath is that of a process for which no more is known.
 func programPath(pid int) string {
-	path, err := executable(pid)
+	path, err := backend.Executable(pid)
 	if err != nil {
 		return attribution.Unknown
 	}

@@ -44,11 +44,11 @@ func (i *image) code(tid int, m *dso.Mapping) *code {
 
 // divide finds the compartments of an object's regions.
 func (i *image) divide(obj *object) *code {
-	parts := i.rules.Parts(obj.path)
-	c := &code{object: obj, regions: region.Whole(i.rules.Conduits().Match(obj.path))}
-	if obj.elf != nil {
+	parts := i.rules.Parts(obj.Path)
+	c := &code{object: obj, regions: region.Whole(i.rules.Conduits().Match(obj.Path))}
+	if obj.ELF != nil {
 		// With an error some code is in the object's own region.
-		c.regions, _ = region.New(obj.elf, region.Options{Symbols: symbolParts(parts), Conduits: i.rules.Conduits()})
+		c.regions, _ = region.New(obj.ELF, region.Options{Symbols: symbolParts(parts), Conduits: i.rules.Conduits()})
 	}
 	ids := make([]policy.ID, len(c.regions.Parts))
 	for n, p := range c.regions.Parts {
@@ -80,7 +80,7 @@ func (i *image) compartment(obj *object, parts []policy.Part, p region.Part) pol
 			return claimed.ID
 		}
 	}
-	return i.rules.Compartment(obj.path)
+	return i.rules.Compartment(obj.Path)
 }
 
 func chargeOf(m *region.Map, r uint16, ids []policy.ID) charge {

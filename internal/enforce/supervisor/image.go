@@ -3,11 +3,11 @@ package supervisor
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
 	"bulkhead/internal/dso"
+	"bulkhead/internal/enforce/backend"
 	"bulkhead/internal/objfile"
 	"bulkhead/internal/policy"
 	"bulkhead/internal/ptrace"
@@ -32,12 +32,6 @@ func (s *supervisor) newImage(path string, rules *policy.Rules) *image {
 	return i
 }
 
-// executable returns the path of what a process executes, as the kernel tells.
-func executable(pid int) (string, error) {
-	path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-	return strings.TrimSuffix(path, " (deleted)"), err
-}
-
 // govern finds the rules for the image at a path: those of the policy, or by on-exec those of the image before.
 func (s *supervisor) govern(path string, before *image) (*policy.Rules, bool) {
 	if rules, listed := s.opts.Policy.Rules(path); listed {
@@ -52,7 +46,7 @@ func (s *supervisor) govern(path string, before *image) (*policy.Rules, bool) {
 // Exec implements ptrace.Handler: the image that the kernel has opened is the one that counts.
 func (s *supervisor) Exec(p *ptrace.Process) bool {
 	before, _ := p.Data.(*image)
-	path, err := executable(p.PID)
+	path, err := backend.Executable(p.PID)
 	if err != nil {
 		s.opts.Log("process %d is killed: the image that it executes cannot be found out: %v", p.PID, err)
 		return false
@@ -120,66 +114,3 @@ func unsupported(pid int) string {
 
 // Fork implements ptrace.Handler.
 func (s *supervisor) Fork(parent, child *ptrace.Process) { child.Data = parent.Data }
-
-// named returns the path of the file that an execve or execveat names, for an answer in good time: symbolic links and
-// interpreters of scripts are followed. It returns false where it cannot tell; then Exec decides.
-func named(t *ptrace.Thread) (string, bool) {
-	c := &t.Call
-	pointer, folder := c.Args[0], fmt.Sprintf("/proc/%d/cwd", t.TID)
-	if c.NR == execveatNumber(c.ABI) {
-		pointer = c.Args[1]
-		if fd := int32(c.Args[0]); fd >= 0 {
-			folder = fmt.Sprintf("/proc/%d/fd/%d", t.TID, fd)
-		}
-	}
-	path, whole, err := t.Memory.ReadString(pointer, 4096)
-	if err != nil || !whole {
-		return "", false
-	}
-	const interpreters = 5 // as many as the kernel follows
-	for range interpreters {
-		path, err = resolve(path, folder)
-		if err != nil {
-			return "", false
-		}
-		next, script := interpreter(path)
-		if !script {
-			return path, true
-		}
-		path = next
-	}
-	return "", false
-}
-
-// resolve returns the absolute path without symbolic links.
-func resolve(path, folder string) (string, error) {
-	if !filepath.IsAbs(path) {
-		base, err := os.Readlink(folder)
-		if err != nil {
-			return "", err
-		}
-		path = filepath.Join(base, path)
-	}
-	return filepath.EvalSymlinks(path)
-}
-
-// interpreter returns the program that a script names in its first line.
-func interpreter(path string) (string, bool) {
-	file, err := os.Open(path)
-	if err != nil {
-		return "", false
-	}
-	defer file.Close()
-	start := make([]byte, 256) // all that the kernel reads of a script
-	n, _ := file.Read(start)
-	line, isScript := strings.CutPrefix(string(start[:n]), "#!")
-	if !isScript {
-		return "", false
-	}
-	line, _, _ = strings.Cut(line, "\n")
-	words := strings.Fields(line)
-	if len(words) == 0 {
-		return "", false
-	}
-	return words[0], true
-}

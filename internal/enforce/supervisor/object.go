@@ -1,11 +1,10 @@
 package supervisor
 
 import (
-	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -13,15 +12,14 @@ import (
 	"bulkhead/internal/cfi"
 	"bulkhead/internal/disasm"
 	"bulkhead/internal/dso"
+	"bulkhead/internal/enforce/backend"
 	"bulkhead/internal/objfile"
 )
 
 // object is a file whose code the target runs, or the vDSO, or memory without a file.
 type object struct {
-	path    string
-	elf     *objfile.File // nil: not an ELF file, or not readable
-	table   *cfi.Table    // nil: walked by frame pointer
-	symbols func() *objfile.Symbolizer
+	backend.Object
+	table *cfi.Table // nil: walked by frame pointer
 
 	calls map[uint64]bool // whether a return address, as a file offset, follows a call
 }
@@ -44,26 +42,12 @@ type identity struct {
 
 func newObjects(cache *cfi.Cache) (*objects, error) {
 	o := &objects{cache: cache, known: map[identity]func() *object{}}
-	image, err := readVDSO()
-	if err != nil {
+	vdso, err := backend.OpenVDSO()
+	if err != nil && !errors.Is(err, backend.ErrNoVDSO) {
 		return nil, err
 	}
-	o.vdso = o.read(bytes.NewReader(image), int64(len(image)), attribution.VDSO)
+	o.vdso = o.read(attribution.VDSO, vdso)
 	return o, nil
-}
-
-// readVDSO copies the vDSO of this process: the kernel maps the same one everywhere.
-func readVDSO() ([]byte, error) {
-	mappings, err := dso.Mappings(os.Getpid())
-	if err != nil {
-		return nil, err
-	}
-	for _, m := range mappings {
-		if m.File.Path == attribution.VDSO {
-			return bytes.Clone(unsafe.Slice((*byte)(*(*unsafe.Pointer)(unsafe.Pointer(&m.Start))), m.End-m.Start)), nil
-		}
-	}
-	return nil, nil // booted with vdso=0
 }
 
 // of returns the object behind a mapping of a process.
@@ -72,11 +56,11 @@ func (o *objects) of(tid int, m *dso.Mapping) *object {
 	case m.File.Path == attribution.VDSO:
 		return o.vdso
 	case !m.File.Backed():
-		return &object{path: attribution.Anonymous, symbols: noSymbols}
+		return o.read(attribution.Anonymous, nil)
 	}
 	file, err := dso.OpenMapped(tid, *m)
 	if err != nil {
-		return &object{path: m.File.Path, symbols: noSymbols}
+		return o.read(m.File.Path, nil)
 	}
 	return o.open(file, m.File.Path)
 }
@@ -86,13 +70,16 @@ func (o *objects) open(file *os.File, path string) *object {
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(file.Fd()), &stat); err != nil {
 		file.Close()
-		return &object{path: path, symbols: noSymbols}
+		return o.read(path, nil)
 	}
 	id := identity{stat.Dev, stat.Ino, stat.Size, stat.Ctim, path}
 	o.mu.Lock()
 	load, known := o.known[id]
 	if !known {
-		load = sync.OnceValue(func() *object { return o.read(file, stat.Size, path) })
+		load = sync.OnceValue(func() *object {
+			elf, _ := objfile.NewFile(file, stat.Size, path) // what is none has no rows
+			return o.read(path, elf)
+		})
 		o.known[id] = load
 	}
 	o.mu.Unlock()
@@ -115,49 +102,13 @@ func (o *objects) ahead(path string) {
 	}
 }
 
-func noSymbols() *objfile.Symbolizer { return nil }
-
-type readerAt interface {
-	ReadAt([]byte, int64) (int, error)
-}
-
-// read reads an ELF file. What is none has no rows.
-func (o *objects) read(file readerAt, size int64, path string) *object {
-	obj := &object{path: path, symbols: noSymbols, calls: map[uint64]bool{}}
-	elf, err := objfile.NewFile(file, size, path)
-	if err != nil {
-		return obj
+// read finds the unwind rows of a file. What is no ELF file (nil) has none.
+func (o *objects) read(path string, elf *objfile.File) *object {
+	obj := &object{Object: backend.NewObject(path, elf), calls: map[uint64]bool{}}
+	if elf != nil {
+		obj.table, _ = o.cache.Load(elf)
 	}
-	obj.elf = elf
-	obj.table, _ = o.cache.Load(elf)
-	obj.symbols = sync.OnceValue(func() *objfile.Symbolizer {
-		symbols, _ := elf.Symbolizer() // what could be read of them
-		return symbols
-	})
 	return obj
-}
-
-func (obj *object) buildID() string {
-	if obj.elf == nil {
-		return ""
-	}
-	return obj.elf.BuildID
-}
-
-// symbolize names the code at a file offset: the function and the offset in it, or no name and the file offset.
-func (obj *object) symbolize(offset uint64) (function string, at uint64) {
-	symbols := obj.symbols()
-	if symbols == nil {
-		return "", offset
-	}
-	vaddr, ok := obj.elf.OffsetToVaddr(offset)
-	if !ok {
-		return "", offset
-	}
-	if name, at, ok := symbols.Lookup(vaddr); ok {
-		return name, at
-	}
-	return "", offset
 }
 
 // longestCall is the size of the longest form of a call instruction, with a prefix.
@@ -166,7 +117,7 @@ const longestCall = 8
 // followsCall tells whether the instruction before a return address, as a file offset, is a call. Code that no file has is
 // not looked at.
 func (obj *object) followsCall(offset uint64) bool {
-	if obj.elf == nil {
+	if obj.ELF == nil {
 		return true
 	}
 	if known, ok := obj.calls[offset]; ok {
@@ -178,11 +129,11 @@ func (obj *object) followsCall(offset uint64) bool {
 }
 
 func (obj *object) readCall(offset uint64) bool {
-	vaddr, ok := obj.elf.OffsetToVaddr(offset - 1)
+	vaddr, ok := obj.ELF.OffsetToVaddr(offset - 1)
 	if !ok || vaddr < longestCall {
 		return false
 	}
-	code, err := obj.elf.ReadVaddr(vaddr+1-longestCall, longestCall)
+	code, err := obj.ELF.ReadVaddr(vaddr+1-longestCall, longestCall)
 	if err != nil {
 		return false
 	}
@@ -196,4 +147,4 @@ func (obj *object) readCall(offset uint64) bool {
 }
 
 // describe is for messages.
-func (obj *object) String() string { return fmt.Sprintf("%s (%s)", obj.path, obj.buildID()) }
+func (obj *object) String() string { return fmt.Sprintf("%s (%s)", obj.Path, obj.BuildID()) }

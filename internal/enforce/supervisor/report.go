@@ -52,9 +52,9 @@ func (s *supervisor) denial(t *ptrace.Thread, i *image, v *violation) *denial.De
 	w := s.on(t, i)
 	d.Whole, _ = w.walk(true)
 	for _, f := range w.frames {
-		function, at := f.code.symbolize(f.offset)
+		function, at := f.code.Symbolize(f.offset)
 		d.Stack = append(d.Stack, denial.Frame{
-			Path: f.code.path, BuildID: f.code.buildID(), Compartment: i.rules.Name(f.charge.ids[0]), Conduit: f.charge.conduit,
+			Path: f.code.Path, BuildID: f.code.BuildID(), Compartment: i.rules.Name(f.charge.ids[0]), Conduit: f.charge.conduit,
 			Function: function, Offset: at,
 		})
 	}

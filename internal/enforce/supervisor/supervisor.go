@@ -116,7 +116,8 @@ func (s *supervisor) Call(t *ptrace.Thread) ptrace.Verdict {
 
 // executes answers an execve of an image that the policy does not list.
 func (s *supervisor) executes(t *ptrace.Thread, i *image) ptrace.Verdict {
-	path, known := named(t)
+	call, _ := syscalls.Name(t.Call.ABI, int(t.Call.NR))
+	path, known := backend.Named(t.TID, call, t.Call.Args, t.Memory.ReadString)
 	if !known {
 		return ptrace.GoOn()
 	}
@@ -135,12 +136,4 @@ func (s *supervisor) on(t *ptrace.Thread, i *image) *walker {
 	}
 	s.walker.image, s.walker.thread, s.walker.table = i, t, table
 	return s.walker
-}
-
-func execveatNumber(abi syscalls.ABI) uint32 {
-	nr, ok := syscalls.Number(abi, "execveat")
-	if !ok {
-		return 1<<32 - 1
-	}
-	return uint32(nr)
 }
