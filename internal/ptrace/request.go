@@ -64,3 +64,23 @@ func sharesMemory(pid1, pid2 int) (bool, error) {
 	}
 	return order == 0, nil
 }
+
+// silenceStops keeps the kernel from sending SIGCHLD for stops. The tracer waits for them anyway, and the signal, for which
+// Go has a handler, would wake another thread of this process each time. Those for the end of a child are still sent.
+func silenceStops() error {
+	var action struct { // struct sigaction of the kernel
+		handler, flags, restorer, mask uintptr
+	}
+	at := uintptr(unsafe.Pointer(&action))
+	_, _, e := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(unix.SIGCHLD), 0, at, unsafe.Sizeof(action.mask), 0, 0)
+	if e == 0 {
+		action.flags |= noChildStops
+		_, _, e = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(unix.SIGCHLD), at, 0, unsafe.Sizeof(action.mask), 0, 0)
+	}
+	if e != 0 {
+		return fmt.Errorf("set SA_NOCLDSTOP: %w", e)
+	}
+	return nil
+}
+
+const noChildStops = 1 // SA_NOCLDSTOP

@@ -160,6 +160,9 @@ func onThread(work func() (*syscall.WaitStatus, error)) (status *syscall.WaitSta
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // for good: no_new_privs and the processor are the thread's
+		if err = silenceStops(); err != nil {
+			return
+		}
 		status, err = work()
 	}()
 	<-done
