@@ -2,7 +2,7 @@ package cfi
 
 import "fmt"
 
-// Regs is what is known of a stopped thread: all general registers by DWARF number (rax, rdx, rcx, rbx, rsi, rdi, rbp,
+// Regs is what is known of a stopped thread: the general registers by DWARF number (rax, rdx, rcx, rbx, rsi, rdi, rbp,
 // rsp, r8 to r15) and the instruction pointer.
 type Regs struct {
 	GPR [16]uint64
@@ -10,6 +10,9 @@ type Regs struct {
 	// InSyscall: the thread is inside a system call, so that IP follows the instruction that made it
 	// (orig_rax is not negative). Else IP is the next instruction to run.
 	InSyscall bool
+	// Partial: of the general registers only rsp is known. A walk that needs another one breaks with BreakRegister; most end
+	// before.
+	Partial bool
 }
 
 // Memory reads the walked thread's stack.
@@ -117,11 +120,9 @@ func Unwind(regs Regs, memory Memory, resolve Resolver, limit int) ([]Frame, err
 // Walk is Unwind for those who do not need all frames: visit is called for each, after resolve was for its PC, and ends
 // the walk when it returns false.
 func Walk(regs *Regs, memory Memory, resolve Resolver, limit int, visit func(Frame) bool) error {
-	w := walker{
-		memory: memory, resolve: resolve, regs: regs,
-		ip: regs.IP, sp: regs.GPR[RegRSP],
-		rbp: saved{valueKnown, regs.GPR[RegRBP]}, rbx: saved{valueKnown, regs.GPR[RegRBX]},
-		exact: !regs.InSyscall,
+	w := walker{memory: memory, resolve: resolve, ip: regs.IP, sp: regs.GPR[RegRSP], exact: !regs.InSyscall}
+	if !regs.Partial {
+		w.regs, w.rbp, w.rbx = regs, saved{valueKnown, regs.GPR[RegRBP]}, saved{valueKnown, regs.GPR[RegRBX]}
 	}
 	for n := range limit {
 		// The code of a frame is where it is running. A return address may already belong to the next function,

@@ -1,6 +1,8 @@
 package ptrace
 
 import (
+	"fmt"
+
 	"golang.org/x/sys/unix"
 
 	"bulkhead/internal/seccomp"
@@ -14,6 +16,18 @@ type Registers = unix.PtraceRegs
 // codeSegment64 is the cs of 64-bit code (__USER_CS).
 const codeSegment64 = 0x33
 
+// Registers returns the registers of a stopped thread as they were at its call. They are read when they are first asked
+// for: Call and SP are enough for most decisions.
+func (t *Thread) Registers() (*Registers, error) {
+	if !t.read {
+		if err := getRegisters(t.TID, &t.regs); err != nil {
+			return nil, fmt.Errorf("read the registers of thread %d: %w", t.TID, err)
+		}
+		t.read = true
+	}
+	return &t.regs, nil
+}
+
 // callOf reads the call from registers, by the convention of its ABI.
 func callOf(abi syscalls.ABI, r *Registers) seccomp.Call {
 	c := seccomp.Call{ABI: abi, NR: uint32(r.Orig_rax), IP: r.Rip}
@@ -25,6 +39,18 @@ func callOf(abi syscalls.ABI, r *Registers) seccomp.Call {
 	}
 	c.Args = [6]uint64{r.Rdi, r.Rsi, r.Rdx, r.R10, r.R8, r.R9}
 	return c
+}
+
+// call returns the call and the data that the filter gave for it.
+func (i *syscallInfo) call() (c seccomp.Call, data uint64) {
+	c = seccomp.Call{ABI: syscalls.AMD64, NR: uint32(i.nr), IP: i.ip, Args: i.args}
+	switch {
+	case i.arch == unix.AUDIT_ARCH_I386:
+		c.ABI = syscalls.I386
+	case c.NR >= syscalls.X32Bit:
+		c.ABI = syscalls.X32
+	}
+	return c, uint64(i.data)
 }
 
 // A change is a system call, or some calls of one, that can change what code is at an address: an executable mapping is
@@ -87,10 +113,10 @@ var changesOf = [...]map[int][]seccomp.Test{
 	syscalls.AMD64: Changes(syscalls.AMD64), syscalls.I386: Changes(syscalls.I386), syscalls.X32: Changes(syscalls.X32),
 }
 
-// executes tells whether a call is execve or execveat. While one is under way, a thread that stops may be the one that made
+// Executes tells whether a call is execve or execveat. While one is under way, a thread that stops may be the one that made
 // it a moment later, under the number of the process's first thread and with another image; so all others wait.
-func executes(c *seccomp.Call) bool {
-	name, _ := syscalls.Name(c.ABI, int(c.NR))
+func Executes(abi syscalls.ABI, nr int) bool {
+	name, _ := syscalls.Name(abi, nr)
 	return name == "execve" || name == "execveat"
 }
 

@@ -18,14 +18,17 @@ type follower struct {
 // processor is where a thread was seen last.
 type processor struct {
 	at   int
-	seen int64 // monotonic, ns
-	hold int64 // for how long that is believed, ns
+	seen time.Duration // after start
+	hold time.Duration // for how long that is believed
 }
+
+// start is when time begins: comparing with it costs no system call.
+var start = time.Now()
 
 // A thread that stays where it is, is looked at less and less often: looking costs as much as a stop.
 const (
-	shortestHold = int64(2 * time.Millisecond)
-	longestHold  = int64(128 * time.Millisecond)
+	shortestHold = 2 * time.Millisecond
+	longestHold  = 128 * time.Millisecond
 )
 
 // to moves to a stopped thread's processor.
@@ -34,7 +37,7 @@ func (f *follower) to(th *Thread) {
 		return
 	}
 	p := &th.processor
-	if now := nanotime(); now-p.seen > p.hold {
+	if now := time.Since(start); now-p.seen > p.hold {
 		at, err := processorOf(th.TID)
 		if err != nil {
 			return
@@ -55,12 +58,6 @@ func (f *follower) to(th *Thread) {
 		return
 	}
 	f.current = p.at
-}
-
-func nanotime() int64 {
-	var now unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
-	return now.Nano()
 }
 
 // processorOf reads where a thread ran last: field 39 of /proc/PID/stat, proc_pid_stat(5).

@@ -22,6 +22,28 @@ func getRegisters(tid int, r *Registers) error {
 	return request(unix.PTRACE_GETREGS, tid, 0, uintptr(unsafe.Pointer(r)))
 }
 
+// syscallInfo is struct ptrace_syscall_info (linux/ptrace.h) for a call that a filter traces.
+type syscallInfo struct {
+	op       uint8
+	reserved uint8
+	flags    uint16
+	arch     uint32
+	ip, sp   uint64
+	nr       uint64
+	args     [6]uint64
+	data     uint32 // SECCOMP_RET_DATA
+	_        uint32
+}
+
+// getSyscallInfo fails with EIO before Linux 5.3.
+func getSyscallInfo(tid int, info *syscallInfo) error {
+	err := request(unix.PTRACE_GET_SYSCALL_INFO, tid, unsafe.Sizeof(*info), uintptr(unsafe.Pointer(info)))
+	if err == nil && info.op != unix.PTRACE_SYSCALL_INFO_SECCOMP {
+		return unix.EIO
+	}
+	return err
+}
+
 func setRegisters(tid int, r *Registers) error {
 	return request(unix.PTRACE_SETREGS, tid, 0, uintptr(unsafe.Pointer(r)))
 }

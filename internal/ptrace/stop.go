@@ -13,16 +13,13 @@ const noSystemCall = ^uint64(unix.ENOSYS) + 1
 
 // filtered handles a call that the filter traces. Its data is the ABI.
 func (t *Tracer) filtered(th *Thread) {
-	data, err := eventMessage(th.TID)
-	if err == nil {
-		err = getRegisters(th.TID, &th.Regs)
-	}
+	th.read = false
+	data, err := t.readCall(th)
 	if err != nil {
-		t.fail("reading the registers", th, err)
+		t.fail("reading the call", th, err)
 		return
 	}
 	t.follow.to(th)
-	th.Call = callOf(syscalls.ABI(data), &th.Regs)
 	if data > uint64(syscalls.X32) {
 		// A filter of the target's own says so, and alone that would fail the call.
 		t.skip(th, noSystemCall)
@@ -31,36 +28,64 @@ func (t *Tracer) filtered(th *Thread) {
 	t.entered(th)
 }
 
+// readCall finds out which call a thread that the filter stopped makes, and the filter's data.
+func (t *Tracer) readCall(th *Thread) (data uint64, err error) {
+	if !t.withoutInfo {
+		var info syscallInfo
+		err := getSyscallInfo(th.TID, &info)
+		if err == nil {
+			th.Call, data = info.call()
+			th.SP = info.sp
+			return data, nil
+		}
+		if err != unix.EIO {
+			return 0, err
+		}
+		t.withoutInfo = true
+	}
+	if data, err = eventMessage(th.TID); err != nil {
+		return 0, err
+	}
+	regs, err := th.Registers()
+	if err != nil {
+		return 0, err
+	}
+	th.Call, th.SP = callOf(syscalls.ABI(data), regs), regs.Rsp
+	return data, nil
+}
+
 // syscall handles the begin or the end of a call.
 func (t *Tracer) syscall(th *Thread) {
-	if err := getRegisters(th.TID, &th.Regs); err != nil {
-		t.fail("reading the registers", th, err)
+	th.read = false
+	regs, err := th.Registers()
+	if err != nil {
+		t.fail("reading the call", th, err)
 		return
 	}
 	t.follow.to(th)
 	if th.state != outside {
-		t.returned(th)
+		t.returned(th, regs.Rax)
 		return
 	}
 	// The child of a fork comes out of a call that it did not enter.
-	if th.Regs.Rax != noSystemCall {
+	if regs.Rax != noSystemCall {
 		t.resume(th, 0)
 		return
 	}
-	th.Call = callOf(th.abi(), &th.Regs)
+	th.Call, th.SP = callOf(abiOf(th.TID, regs), regs), regs.Rsp
 	t.entered(th)
 }
 
-// abi finds the ABI of a call without a filter's word: by the mode of the processor, the number, and the instruction.
-func (th *Thread) abi() syscalls.ABI {
-	if th.Regs.Cs != codeSegment64 {
+// abiOf finds the ABI of a call without a filter's word: by the mode of the processor, the number, and the instruction.
+func abiOf(tid int, regs *Registers) syscalls.ABI {
+	if regs.Cs != codeSegment64 {
 		return syscalls.I386
 	}
 	var code [2]byte
-	if n, _ := readMemory(th.TID, th.Regs.Rip-2, code[:]); n == 2 && code == [2]byte{0xcd, 0x80} {
+	if n, _ := readMemory(tid, regs.Rip-2, code[:]); n == 2 && code == [2]byte{0xcd, 0x80} {
 		return syscalls.I386
 	}
-	if uint32(th.Regs.Orig_rax) >= syscalls.X32Bit && int32(th.Regs.Orig_rax) >= 0 {
+	if uint32(regs.Orig_rax) >= syscalls.X32Bit && int32(regs.Orig_rax) >= 0 {
 		return syscalls.X32
 	}
 	return syscalls.AMD64
@@ -73,7 +98,7 @@ func (t *Tracer) entered(th *Thread) {
 		space.waiting = append(space.waiting, th)
 		return
 	}
-	if space.changedSince(th.epoch, th.Regs.Rip-1) || space.changedSince(th.epoch, th.Regs.Rip-2) {
+	if space.changedSince(th.epoch, th.Call.IP-1) || space.changedSince(th.epoch, th.Call.IP-2) {
 		t.again(th)
 		return
 	}
@@ -91,7 +116,7 @@ func (t *Tracer) entered(th *Thread) {
 	if t.opts.Filter == nil {
 		th.state = inside
 	}
-	if changesMappings(&th.Call) || executes(&th.Call) {
+	if changesMappings(&th.Call) || Executes(th.Call.ABI, int(th.Call.NR)) {
 		th.state = changing
 		space.changing = th
 	}
@@ -99,9 +124,9 @@ func (t *Tracer) entered(th *Thread) {
 }
 
 // returned handles the end of a call.
-func (t *Tracer) returned(th *Thread) {
+func (t *Tracer) returned(th *Thread, result uint64) {
 	if th.state == changing {
-		t.changed(th.Process.Space, extentsOf(&th.Call, th.Regs.Rax)...)
+		t.changed(th.Process.Space, extentsOf(&th.Call, result)...)
 	}
 	th.state = outside
 	t.resume(th, 0)
@@ -120,20 +145,32 @@ func (t *Tracer) changed(space *Space, extents ...extent) {
 
 // skip ends a call before it happens.
 func (t *Tracer) skip(th *Thread, result uint64) {
-	th.Regs.Orig_rax = ^uint64(0)
-	th.Regs.Rax = result
-	if t.opts.Filter == nil {
-		th.state = inside
-	}
-	t.fail("setting the registers", th, setRegisters(th.TID, &th.Regs))
-	t.resume(th, 0)
+	t.end(th, func(r *Registers) { r.Rax = result })
 }
 
 // again lets a thread make its call once more: it goes back to the instruction, which is two bytes long in every ABI.
 func (t *Tracer) again(th *Thread) {
-	number := th.Regs.Orig_rax
-	th.Regs.Rip -= 2
-	t.skip(th, number)
+	t.end(th, func(r *Registers) { r.Rip, r.Rax = r.Rip-2, r.Orig_rax })
+}
+
+// end ends a call before it happens, with other registers. A thread that cannot be made to does not run on: the call would
+// happen.
+func (t *Tracer) end(th *Thread, change func(*Registers)) {
+	regs, err := th.Registers()
+	if err == nil {
+		change(regs)
+		regs.Orig_rax = ^uint64(0)
+		err = setRegisters(th.TID, regs)
+	}
+	if err != nil {
+		t.fail("ending a call", th, err)
+		t.kill(th)
+		return
+	}
+	if t.opts.Filter == nil {
+		th.state = inside
+	}
+	t.resume(th, 0)
 }
 
 func (t *Tracer) kill(th *Thread) {

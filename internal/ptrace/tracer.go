@@ -72,15 +72,17 @@ type Process struct {
 	threads int
 }
 
-// Thread is a thread of the target. Call, Regs, Memory and Find hold good while it is stopped.
+// Thread is a thread of the target. All but the first two hold good while it is stopped.
 type Thread struct {
 	TID     int
 	Process *Process
 	Call    seccomp.Call
-	Regs    Registers
+	SP      uint64 // the stack pointer
 	// Memory reads the thread's memory.
 	Memory *Memory
 
+	regs      Registers
+	read      bool // regs are of this stop
 	state     state
 	epoch     uint64 // of the space when the thread ran last
 	processor processor
@@ -105,11 +107,14 @@ type Tracer struct {
 	root     int
 	status   *syscall.WaitStatus // how the root has ended
 	events   []event
+	waits    uint    // how often collect has waited
 	early    []event // that came before run
 	memory   Memory
 	stopping <-chan struct{}
 	follow   follower
-	err      error
+	// withoutInfo: the kernel has no PTRACE_GET_SYSCALL_INFO.
+	withoutInfo bool
+	err         error
 }
 
 // ExecError says that a command could not be started at all, and no fault of ours.
@@ -210,25 +215,29 @@ func (t *Tracer) run(ctx context.Context) (*syscall.WaitStatus, error) {
 	}
 }
 
+// takeAll is how many waits take one event for one that takes all: looking for more costs a tenth of a stop.
+const takeAll = 16
+
 // event is what wait tells of a thread.
 type event struct {
 	tid    int
 	status unix.WaitStatus
 }
 
-// collect waits until something happens, and takes all that has. The kernel's wait prefers the threads that it was given
-// first, so that one after the other would starve the last of many.
+// collect waits until something happens. The kernel's wait prefers the threads that it was given first, so that one after
+// the other would starve the last of many: now and then, all that has happened is taken.
 func (t *Tracer) collect() error {
 	t.events = append(t.events[:0], t.early...)
 	if t.early = nil; len(t.events) > 0 {
 		return nil
 	}
+	t.waits++
 	tid, status, err := wait(-1, 0)
 	for err == nil && tid > 0 {
 		// A second event of a thread: it was killed in the stop that the first one tells of.
 		t.events = slices.DeleteFunc(t.events, func(e event) bool { return e.tid == tid })
 		t.events = append(t.events, event{tid, status})
-		if len(t.threads) < 2 {
+		if len(t.threads) < 2 || t.waits%takeAll != 0 {
 			return nil
 		}
 		tid, status, err = wait(-1, unix.WNOHANG)

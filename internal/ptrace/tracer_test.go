@@ -22,7 +22,7 @@ type recorder struct {
 func (r *recorder) Call(t *Thread) Verdict {
 	name, _ := syscalls.Name(t.Call.ABI, int(t.Call.NR))
 	r.calls[name]++
-	if t.Find(t.Regs.Rip-1) == nil {
+	if t.Find(t.Call.IP-1) == nil {
 		r.calls["lost"]++
 	}
 	return r.verdicts[name]

@@ -148,8 +148,12 @@ func (s *stops) Call(t *ptrace.Thread) ptrace.Verdict {
 		Flags: uint32(bpf.CaptureCount | bpf.CaptureChain),
 	}
 	var frames []bpf.Frame
-	regs := dwarfRegisters(&t.Regs)
-	err := cfi.Walk(&regs, t.Memory, func(address uint64) (*cfi.Table, uint64, bool) {
+	known, err := t.Registers()
+	if err != nil {
+		return ptrace.GoOn() // it has been killed
+	}
+	regs := dwarfRegisters(known)
+	err = cfi.Walk(&regs, t.Memory, func(address uint64) (*cfi.Table, uint64, bool) {
 		obj, frame := s.at(t, address)
 		if obj == nil {
 			return nil, 0, false

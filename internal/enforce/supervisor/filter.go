@@ -27,7 +27,7 @@ func newFilter(p *policy.Policy) *seccomp.Filter {
 			for _, test := range changes[nr] {
 				rule.Cases = append(rule.Cases, seccomp.Case{Test: test, Action: traced})
 			}
-			for _, g := range guardsOf(abi, nr) {
+			for _, g := range guardsOf[policy.Number{ABI: abi, NR: nr}] {
 				rule.Cases = append(rule.Cases, seccomp.Case{Test: g.test, Action: traced})
 			}
 			f.Rules = append(f.Rules, rule)
@@ -50,7 +50,7 @@ func allowedToAll(p *policy.Policy, abi syscalls.ABI) []int {
 	var out []int
 next:
 	for _, n := range rules[0].Numbers(policy.AllowedToAll) {
-		if n.ABI != abi || executes(abi, n.NR) {
+		if n.ABI != abi || ptrace.Executes(abi, n.NR) {
 			continue
 		}
 		for _, r := range rules[1:] {
@@ -61,12 +61,6 @@ next:
 		out = append(out, n.NR)
 	}
 	return out
-}
-
-// executes tells whether a call is execve or execveat.
-func executes(abi syscalls.ABI, nr int) bool {
-	name, _ := syscalls.Name(abi, nr)
-	return name == "execve" || name == "execveat"
 }
 
 // A guard is a call that is not allowed whatever the policy says, because with it the target would get out of sight.
@@ -92,19 +86,23 @@ var guards = []guard{
 		"run bulkhead as root, or use the kernel backend"},
 }
 
-func guardsOf(abi syscalls.ABI, nr int) []guard {
-	var out []guard
-	for _, g := range guards {
-		if known, ok := syscalls.Number(abi, g.call); ok && known == nr {
-			out = append(out, g)
+// guardsOf has the guards of each call.
+var guardsOf = func() map[policy.Number][]guard {
+	of := map[policy.Number][]guard{}
+	for _, abi := range abis {
+		for _, g := range guards {
+			if nr, ok := syscalls.Number(abi, g.call); ok {
+				at := policy.Number{ABI: abi, NR: nr}
+				of[at] = append(of[at], g)
+			}
 		}
 	}
-	return out
-}
+	return of
+}()
 
 // guarded returns the guard that forbids a call, or nil.
 func guarded(c *seccomp.Call) *guard {
-	for _, g := range guardsOf(c.ABI, int(c.NR)) {
+	for _, g := range guardsOf[policy.Number{ABI: c.ABI, NR: int(c.NR)}] {
 		if g.test.Holds(c) {
 			if g.reason == "" || g.call == "prctl" && c.Args[1] == 1 {
 				return nil

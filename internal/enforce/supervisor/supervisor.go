@@ -108,7 +108,7 @@ func (s *supervisor) Call(t *ptrace.Thread) ptrace.Verdict {
 			}
 		}
 	}
-	if executes(abi, nr) && s.opts.Policy.OnExec == policy.DenyExec {
+	if ptrace.Executes(abi, nr) && s.opts.Policy.OnExec == policy.DenyExec {
 		return s.executes(t, i)
 	}
 	return ptrace.GoOn()

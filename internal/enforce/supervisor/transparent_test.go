@@ -42,13 +42,13 @@ git log --format=%H; git gc -q; git clone -q . ../copy && git -C ../copy fsck 2>
 
 const usePython = `
 import concurrent.futures, subprocess, sys, threading, signal, os, time
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN]) # in all threads: one that is about to end would take it
 with concurrent.futures.ThreadPoolExecutor(4) as pool:
     print(sum(pool.map(lambda n: int(subprocess.run(["sh", "-c", f"echo {n}; exit {n % 3}"], capture_output=True).stdout), range(12))))
 p = subprocess.Popen(["sleep", "100"]); p.terminate(); print(p.wait())
 e = threading.Event(); signal.signal(signal.SIGUSR1, lambda *a: e.set())
 os.kill(os.getpid(), signal.SIGUSR1); print(e.wait(5))
-info = signal.sigtimedwait
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN]); os.kill(os.getpid(), signal.SIGRTMIN)
+os.kill(os.getpid(), signal.SIGRTMIN)
 s = signal.sigwaitinfo([signal.SIGRTMIN]); print(s.si_signo, s.si_pid == os.getpid(), s.si_code)
 r, w = os.pipe()
 pid = os.fork()

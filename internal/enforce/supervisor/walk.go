@@ -1,11 +1,13 @@
 package supervisor
 
 import (
+	"errors"
 	"slices"
 
 	"bulkhead/internal/cfi"
 	"bulkhead/internal/policy"
 	"bulkhead/internal/ptrace"
+	"bulkhead/internal/syscalls"
 )
 
 // maxFrames bounds a walk, as in the kernel (MAX_FRAMES in walk.h).
@@ -32,6 +34,8 @@ type walker struct {
 	table  *codeTable
 	regs   cfi.Regs
 	frames []frame
+	ids    []policy.ID // what charged returns, and the frames
+	at     []int
 
 	toEnd    bool // walk all of the stack, else to the first frame that is charged
 	decided  bool // that frame was found
@@ -49,13 +53,33 @@ func newWalker() *walker {
 
 // walk fills frames; whole tells that the walk got to the outermost frame, decided that it ended at one that is charged.
 func (w *walker) walk(toEnd bool) (whole, decided bool) {
-	w.frames, w.toEnd, w.decided, w.returned = w.frames[:0], toEnd, false, false
-	if w.thread.Regs.Cs != codeSegment64 {
-		return false, false // rows are for 64-bit code
+	if w.thread.Call.ABI != syscalls.I386 {
+		w.regs = cfi.Regs{IP: w.thread.Call.IP, InSyscall: true, Partial: true}
+		w.regs.GPR[cfi.RegRSP] = w.thread.SP
+		if err := w.from(toEnd); !needsRegister(err) {
+			return err == nil && !w.decided, w.decided
+		}
 	}
-	w.regs = registers(&w.thread.Regs)
-	err := cfi.Walk(&w.regs, w.thread.Memory, w.resolve, maxFrames, w.visit)
+	known, err := w.thread.Registers()
+	if err != nil || known.Cs != codeSegment64 { // rows are for 64-bit code
+		w.frames, w.decided = w.frames[:0], false
+		return false, false
+	}
+	w.regs = registers(known)
+	err = w.from(toEnd)
 	return err == nil && !w.decided, w.decided
+}
+
+// from walks from the registers up.
+func (w *walker) from(toEnd bool) error {
+	w.frames, w.toEnd, w.decided, w.returned = w.frames[:0], toEnd, false, false
+	return cfi.Walk(&w.regs, w.thread.Memory, w.resolve, maxFrames, w.visit)
+}
+
+// needsRegister tells whether a walk broke off because it did not know a register.
+func needsRegister(err error) bool {
+	var broken *cfi.WalkError
+	return errors.As(err, &broken) && broken.Why == cfi.BreakRegister
 }
 
 func (w *walker) resolveFrame(addr uint64) (*cfi.Table, uint64, bool) {
@@ -114,6 +138,8 @@ func (w *walker) find(addr uint64) (*code, uint64, bool) {
 // rules are those of policy.Rules. Of each it returns the frame, -1 for none.
 func (w *walker) charged(check policy.Check) (ids []policy.ID, at []int) {
 	whole, decided := w.walk(check == policy.Chain)
+	ids, at = w.ids[:0], w.at[:0]
+	defer func() { w.ids, w.at = ids, at }()
 	add := func(id policy.ID, frame int) {
 		if !slices.Contains(ids, id) {
 			ids, at = append(ids, id), append(at, frame)
