@@ -57,7 +57,7 @@ func (p *Policy) gain(program *Program, baseline bool) Gain {
 			continue
 		}
 		name, _ := syscalls.Name(n.ABI, n.NR)
-		weight := cmp.Or(syscalls.Danger(name), syscalls.Critical)
+		weight := syscalls.Weight(name)
 		g.Union.add(weight)
 		for id := range g.Compartments {
 			if r.Allows(ID(id), n.ABI, n.NR) {

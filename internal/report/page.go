@@ -107,7 +107,7 @@ func pageOf(p *attribution.Program, m *stats.Program) pageProgram {
 		out.CallsBy = append(out.CallsBy, *c)
 	}
 	slices.SortFunc(out.CallsBy, func(a, b pageCall) int {
-		return cmp.Or(stats.Weight(b.Name)-stats.Weight(a.Name), strings.Compare(a.Name, b.Name))
+		return cmp.Or(cmp.Or(b.Danger, syscalls.Critical)-cmp.Or(a.Danger, syscalls.Critical), strings.Compare(a.Name, b.Name))
 	})
 	return out
 }

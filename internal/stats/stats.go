@@ -71,14 +71,8 @@ type Shared struct {
 // would be less by that.
 func (s *Shared) Cost() int { return s.Weight * (len(s.Compartments) - 1) }
 
-// Weight is a call's part of a privilege: its danger class, and 3 for a call that is in no table, which may do anything.
-func Weight(label string) int {
-	name := label[strings.IndexByte(label, ':')+1:]
-	if class := syscalls.Danger(name); class > 0 {
-		return class
-	}
-	return syscalls.Critical
-}
+// weight is that of the call that a label names.
+func weight(label string) int { return syscalls.Weight(label[strings.IndexByte(label, ':')+1:]) }
 
 // Of measures the programs of a document, in its order. It takes the calls with one of the kinds of evidence given; none
 // is all.
@@ -113,7 +107,7 @@ func measure(p *attribution.Program, evidence []attribution.Evidence) Program {
 	for label, names := range makers {
 		union = append(union, label)
 		if len(names) > 1 {
-			out.Shared = append(out.Shared, Shared{label, Weight(label), names})
+			out.Shared = append(out.Shared, Shared{label, weight(label), names})
 		}
 	}
 	out.Union = setOf(union)
@@ -141,7 +135,7 @@ func setOf(labels []string) Set {
 	slices.Sort(labels)
 	s := Set{Syscalls: slices.Compact(labels)}
 	for _, label := range s.Syscalls {
-		w := Weight(label)
+		w := weight(label)
 		s.Privilege += w
 		s.ByDanger[w-1]++
 	}

@@ -86,12 +86,12 @@ func TestEvidence(t *testing.T) {
 func TestWeight(t *testing.T) {
 	for _, abi := range []syscalls.ABI{syscalls.AMD64, syscalls.I386, syscalls.X32, syscalls.ARM64} {
 		for _, name := range syscalls.All(abi) {
-			if w := Weight(abi.String() + ":" + name); w != syscalls.Danger(name) || w < 1 || w > 3 {
+			if w := weight(abi.String() + ":" + name); w != syscalls.Danger(name) || w < 1 || w > 3 {
 				t.Errorf("%s:%s weighs %d", abi, name, w)
 			}
 		}
 	}
-	if Weight("syscall_9999") != 3 {
+	if weight("syscall_9999") != 3 {
 		t.Error("a call without a name does not weigh 3")
 	}
 }

@@ -1,6 +1,9 @@
 package syscalls
 
-import "sync"
+import (
+	"cmp"
+	"sync"
+)
 
 // The danger classes. Their values are the weights of the privilege metric: a
 // compartment's privilege is the sum over its distinct system calls.
@@ -13,6 +16,10 @@ const (
 // Danger returns the danger class of a system call, 1 to 3, or 0 for a name
 // that is in none of the tables.
 func Danger(syscall string) int { return dangers()[syscall].class }
+
+// Weight is a system call's part of a privilege: its danger class, and Critical
+// for a name that is in none of the tables, which may do anything.
+func Weight(syscall string) int { return cmp.Or(Danger(syscall), Critical) }
 
 // DangerReason says why a system call has its danger class.
 func DangerReason(syscall string) string { return dangers()[syscall].reason }
