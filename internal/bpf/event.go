@@ -65,10 +65,14 @@ type Record struct {
 	End    WalkEnd   // EventStack, EventCapture: why the walk ended
 	Regs   Registers // EventCapture
 	Object ObjectID  // EventCapture, WalkNoRows: the object whose rows were missed
-	Stack  []byte    // EventCapture: memory from the page of Regs.Sp upwards
+	Stack  []byte    // EventCapture: memory, piece by piece
+	Pieces []Piece   // EventCapture: the stack from the page of Regs.Sp upwards, and others that the walk may go on with
 
 	raw ringbuf.Record
 }
+
+// Piece is a part of the target's memory.
+type Piece = tracePiece
 
 // Read waits for the next event.
 func (t *Tracer) Read(r *Record) error {
@@ -89,7 +93,7 @@ func (r *Record) decode(sample []byte) error {
 		return fmt.Errorf("event of %d bytes is too short", len(sample))
 	}
 	r.Event = *(*Event)(unsafe.Pointer(&sample[0]))
-	r.Frames, r.Stack = nil, nil
+	r.Frames, r.Stack, r.Pieces = nil, nil, nil
 	switch EventKind(r.Kind) {
 	case EventStack:
 		const fixed = int(unsafe.Offsetof(traceStackEvent{}.Frames))
@@ -111,10 +115,18 @@ func (r *Record) decode(sample []byte) error {
 		if int(e.Bytes) > len(sample)-fixed {
 			return fmt.Errorf("capture of %d stack bytes holds %d", e.Bytes, len(sample)-fixed)
 		}
+		pieces := uint64(0)
+		for _, p := range e.Pieces {
+			pieces += uint64(p.Bytes)
+		}
+		if pieces > uint64(e.Bytes) {
+			return fmt.Errorf("the pieces of a capture of %d stack bytes have %d", e.Bytes, pieces)
+		}
 		r.End = WalkEnd(e.End)
 		r.Object = ObjectID(e.Object)
 		r.Regs = e.Regs
 		r.Stack = sample[fixed : fixed+int(e.Bytes)]
+		r.Pieces = e.Pieces[:]
 	}
 	return nil
 }

@@ -22,6 +22,7 @@ const (
 	stackDepth    = unsafe.Offsetof(traceStackEvent{}.Depth)
 	captureHeader = int(unsafe.Offsetof(traceCaptureEvent{}.Stack))
 	captureBytes  = unsafe.Offsetof(traceCaptureEvent{}.Bytes)
+	capturePiece  = unsafe.Offsetof(traceCaptureEvent{}.Pieces) + unsafe.Offsetof(tracePiece{}.Bytes)
 )
 
 func TestDecode(t *testing.T) {
@@ -42,6 +43,7 @@ func TestDecode(t *testing.T) {
 		{name: "short capture", sample: sample(EventCapture, captureHeader-1, 0, 0), err: "too short"},
 		{name: "capture without its stack", sample: sample(EventCapture, captureHeader+100, captureBytes, 101), err: "capture of 101 stack bytes holds 100"},
 		{name: "capture of too much", sample: sample(EventCapture, captureHeader+100, captureBytes, 1<<31), err: "holds 100"},
+		{name: "pieces of too much", sample: sample(EventCapture, captureHeader+100, capturePiece, 1), err: "pieces of a capture of 0 stack bytes have 1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var r Record

@@ -16,5 +16,5 @@ generate() {
 }
 
 generate trace abi block capture_event capture_flags chain_key count count_key event event_kind frame object \
-	object_flags object_id region region_flags registers rule rule_flags rule_kind saved stack_event tally tally_key walk walk_end
+	object_flags object_id piece region region_flags registers rule rule_flags rule_kind saved stack_event tally tally_key walk walk_end
 generate enforce answer binding binding_flags binding_key exec_answer filter filter_row image_key tally violation violation_kind

@@ -141,6 +141,7 @@ var ruleFlags = [...]struct {
 	{cfi.RBXAtRBP, traceRuleFlagsBX_AT_BP},
 	{cfi.RAInRegister, traceRuleFlagsRA_IN_REGISTER},
 	{cfi.StackSwitch, traceRuleFlagsSTACK_SWITCH},
+	{cfi.Interrupted, traceRuleFlagsINTERRUPTED},
 }
 
 func kernelRule(r cfi.Rule) traceRule {

@@ -27,6 +27,9 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define HOLD_BACK_SPINS 50000
 #define STACK_BYTES (256 << 10) /* captured for a chain */
 #define TOP_BYTES (16 << 10)   /* captured for an origin */
+#define FAR_BYTES (64 << 10)   /* captured of other stacks that the walk may go on with */
+#define MAX_PIECES 3
+#define MAX_LINKS 64           /* saved frame pointers that are followed from one to the next */
 #define MAX_CAPTURED 8192
 #define PAGE 4096
 
@@ -126,14 +129,23 @@ struct registers {
 	u64 ip;
 };
 
+/* A copied piece of a stack. */
+struct piece {
+	u64 at;
+	u32 bytes;
+	u32 pad;
+};
+
 struct capture_event {
 	struct event event;
 	struct registers regs;
 	u32 end; /* why the kernel's walk stopped */
 	u32 object; /* WALK_NO_ROWS: whose rows were missed */
-	u32 bytes;
+	struct piece pieces[MAX_PIECES]; /* first from the page of regs.sp upwards */
+	u32 bytes; /* of all */
 	u32 pad;
-	u8 stack[STACK_BYTES]; /* from the page of regs.sp upwards */
+	u64 link, top; /* while pieces are made: the next saved frame pointer, the last one in the piece */
+	u8 stack[STACK_BYTES + FAR_BYTES];
 };
 
 struct {
@@ -287,27 +299,111 @@ static __always_inline void read_registers(struct registers *to, struct pt_regs 
 }
 
 /*
- * Copy the pages of a stack from the one that the stack pointer is in, and
+ * Copy the pages of a stack that are below an end behind what was copied, and
  * return their length. A page that was never touched (large arrays leave such
  * holes in a stack) is read as zeros, unless the end of the mapping is not
- * known (0): then it ends the copy.
+ * known: then it ends the copy.
  */
-__noinline u32 copy_stack(struct capture_event *e, u64 end, u32 limit)
+__noinline u32 copy_pages(struct capture_event *e, u64 from, u64 end, u32 limit, bool holes)
 {
-	u32 bytes = 0;
-	u64 from;
+	u32 bytes = 0, behind;
 
 	if (!e)
 		return 0;
-	from = e->regs.sp & ~(PAGE - 1UL);
+	behind = e->bytes;
 	for (u32 at = 0; at < STACK_BYTES; at += PAGE) {
-		if (at >= limit || (end && from + at >= end))
+		u64 to = behind + at;
+
+		barrier_var(to); /* or the compiler takes the sum apart that it has checked */
+		if (at >= limit || from + at >= end || to > STACK_BYTES + FAR_BYTES - PAGE)
 			break;
-		if (bpf_probe_read_user(e->stack + at, PAGE, (void *)(from + at)) && !end)
+		if (bpf_probe_read_user(e->stack + to, PAGE, (void *)(from + at)) && !holes)
 			break;
 		bytes = at + PAGE;
 	}
+	e->bytes = behind + bytes;
 	return bytes;
+}
+
+/*
+ * Follow saved frame pointers from e->link until they leave a piece of a stack,
+ * and return whether that is for what looks like a frame elsewhere.
+ */
+__noinline int follow_links(struct capture_event *e, u64 start, u64 end)
+{
+	struct mapping m = {};
+	u64 frame[2];
+	long err;
+
+	if (!e)
+		return 0;
+	for (int i = 0; i < MAX_LINKS; i++) {
+		if (bpf_probe_read_user(frame, sizeof(frame), (void *)e->link))
+			return 0;
+		if (e->link < start || e->link >= end) {
+			err = bpf_find_vma(bpf_get_current_task_btf(), frame[1], read_mapping, &m, 0);
+			return m.executable || err == -EBUSY; /* another thread holds the lock: no reason to lose it */
+		}
+		e->top = e->link;
+		e->link = frame[0];
+	}
+	return 0;
+}
+
+/* The stack of the goroutine that runs, if Go's register for that has one (runtime.g begins with the bounds). */
+static __always_inline u64 end_of_go_stack(struct registers *regs)
+{
+	u64 bounds[2];
+
+	if (bpf_probe_read_user(bounds, sizeof(bounds), (void *)regs->r14))
+		return 0;
+	return bounds[0] <= regs->sp && regs->sp < bounds[1] ? bounds[1] : 0;
+}
+
+#define NR_RT_SIGRETURN 15
+/* Offsets in the kernel's rt_sigframe behind the return address (struct ucontext). */
+#define UCONTEXT_BP 120
+#define UCONTEXT_SP 160
+
+/*
+ * Copy the stack, and the stacks that a walk goes on with where the code has
+ * switched: a signal handler's, Go's for the runtime. Saved frame pointers lead
+ * there, even where the code in between does without.
+ */
+static __noinline int copy_stacks(struct capture_event *e, u64 end, u32 limit)
+{
+	u64 start, top;
+	bool on;
+
+	if (!e)
+		return 0;
+	e->bytes = 0;
+	e->link = e->regs.bp;
+	start = e->regs.sp & ~(PAGE - 1UL);
+	top = end_of_go_stack(&e->regs);
+	if (!top)
+		top = end ? end : start + STACK_BYTES;
+	e->pieces[0].at = start;
+	e->pieces[0].bytes = copy_pages(e, start, top, limit, end);
+	on = true;
+	if (e->event.key.nr == NR_RT_SIGRETURN && e->event.key.abi == ABI_AMD64 &&
+	    !bpf_probe_read_user(&start, sizeof(start), (void *)(e->regs.sp + UCONTEXT_SP)))
+		bpf_probe_read_user(&e->link, sizeof(e->link), (void *)(e->regs.sp + UCONTEXT_BP));
+	else
+		on = follow_links(e, start, start + e->pieces[0].bytes), start = e->link;
+	for (int i = 1; i < MAX_PIECES; i++) {
+		e->pieces[i].at = e->pieces[i].bytes = 0;
+		if (!on)
+			continue;
+		start &= ~(PAGE - 1UL);
+		e->top = start;
+		on = follow_links(e, start, start + FAR_BYTES / 2);
+		e->pieces[i].at = start;
+		/* The outermost frames have no link. */
+		e->pieces[i].bytes = copy_pages(e, start, e->top + PAGE, FAR_BYTES / 2, false);
+		start = e->link;
+	}
+	return 0;
 }
 
 static long ring_has_room(u32 i, void *unused)
@@ -334,13 +430,14 @@ static __always_inline u32 capture_limit(u32 flags)
 	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) < RING_BYTES / 8 ? STACK_BYTES : 3 * TOP_BYTES;
 }
 
-static __always_inline long send_capture(struct capture_event *e, u32 limit)
+static __always_inline long send_capture(struct capture_event *e, u64 end, u32 limit)
 {
-	u64 bytes = e->bytes;
+	u64 bytes;
 
-	if (bytes > limit)
-		bytes = limit;
-	e->bytes = bytes;
+	copy_stacks(e, end, limit);
+	bytes = e->bytes;
+	if (bytes > STACK_BYTES + FAR_BYTES)
+		bytes = STACK_BYTES + FAR_BYTES;
 	return bpf_ringbuf_output(&events, e, __builtin_offsetof(struct capture_event, stack) + bytes, 0);
 }
 
@@ -361,15 +458,14 @@ static __noinline int capture(struct task_struct *task, struct pt_regs *regs,
 	read_registers(&e->regs, regs);
 	bpf_find_vma(bpf_get_current_task_btf(), e->regs.sp, read_mapping, &m, 0);
 	hold_back();
-	e->bytes = copy_stack(e, m.end, capture_limit(flags));
-	if (send_capture(e, STACK_BYTES)) {
+	if (send_capture(e, m.end, capture_limit(flags))) {
 		if (flags & CAPTURE_CHAIN)
 			increment(key->program, TALLY_LOST_STACKS);
 		if (!(flags & CAPTURE_COUNT))
 			return -1;
 		/* A chain is worth less than a call: the top may find room. */
 		e->event.flags = CAPTURE_COUNT;
-		if (send_capture(e, TOP_BYTES)) {
+		if (send_capture(e, m.end, TOP_BYTES)) {
 			increment(key->program, TALLY_LOST);
 			return -1;
 		}

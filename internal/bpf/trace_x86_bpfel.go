@@ -37,9 +37,12 @@ type traceCaptureEvent struct {
 	Regs   traceRegisters
 	End    uint32
 	Object uint32
+	Pieces [3]tracePiece
 	Bytes  uint32
 	Pad    uint32
-	Stack  [262144]uint8
+	Link   uint64
+	Top    uint64
+	Stack  [327680]uint8
 }
 
 type traceCaptureFlags uint32
@@ -153,6 +156,13 @@ const (
 	traceObjectIdOBJECT_FIRST_FILE traceObjectId = 3
 )
 
+type tracePiece struct {
+	_     structs.HostLayout
+	At    uint64
+	Bytes uint32
+	Pad   uint32
+}
+
 type traceRegion struct {
 	_     structs.HostLayout
 	Flags uint32
@@ -206,6 +216,7 @@ const (
 	traceRuleFlagsBX_AT_BP       traceRuleFlags = 2
 	traceRuleFlagsRA_IN_REGISTER traceRuleFlags = 4
 	traceRuleFlagsSTACK_SWITCH   traceRuleFlags = 8
+	traceRuleFlagsINTERRUPTED    traceRuleFlags = 16
 )
 
 type traceRuleKind uint32

@@ -83,6 +83,7 @@ enum rule_flags {
 	BX_AT_BP = 2,       /* the caller's rbx is at rbp + bx_offset */
 	RA_IN_REGISTER = 4, /* the return address is in a register: frame 0 only */
 	STACK_SWITCH = 8,   /* the caller is on another stack */
+	INTERRUPTED = 16,   /* the caller did not call: its ip is exact */
 };
 
 /* DWARF register numbers: those that a rule may start from, and those that hold a return address in frame 0. */
@@ -581,7 +582,7 @@ static __always_inline int leave_by_rule(struct walk *w, struct rule *rule)
 	restore_reg(&w->bp, rule->bp_offset, rule->flags & BP_AT_BP ? bp : cfa);
 	restore_reg(&w->bx, rule->bx_offset, rule->flags & BX_AT_BP ? bp : cfa);
 	w->sp = cfa;
-	w->exact = 0;
+	w->exact = !!(rule->flags & INTERRUPTED);
 	return w->ip ? WALK_GOING : WALK_OUTERMOST;
 }
 

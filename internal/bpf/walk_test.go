@@ -338,7 +338,7 @@ func testRandomWalks(t *testing.T, host string) {
 			r.CFA, r.Reg, r.CFAExtra = cfi.KindPLT, cfi.RegRSP, int32(rng.IntN(18)-1)
 		}
 		if rng.IntN(4) == 0 {
-			r.Flags = []cfi.Flags{cfi.RBPAtRBP, cfi.RBXAtRBP, cfi.StackSwitch}[rng.IntN(3)]
+			r.Flags = []cfi.Flags{cfi.RBPAtRBP, cfi.RBXAtRBP, cfi.StackSwitch, cfi.Interrupted}[rng.IntN(4)]
 		}
 		rules = append(rules, r)
 	}

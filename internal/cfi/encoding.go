@@ -13,7 +13,7 @@ import (
 // what follows, then the rows (8 bytes), rules (24) and losses (17).
 const (
 	tableMagic   = "bulkcfi\x00"
-	tableVersion = 4 // also to be raised when Build finds other rules in the same file
+	tableVersion = 5 // also to be raised when Build finds other rules in the same file
 	headerSize   = 8 + 5*4
 	rowSize      = 8
 	ruleSize     = 24
@@ -127,7 +127,7 @@ func (t *Table) check() error {
 		}
 	}
 	for i, r := range t.Rules {
-		if r.CFA > KindSignal || r.Reg >= RegRIP || r.Flags >= StackSwitch<<1 ||
+		if r.CFA > KindSignal || r.Reg >= RegRIP || r.Flags >= Interrupted<<1 ||
 			r.Flags&RAInRegister != 0 && (r.RAOffset < 0 || r.RAOffset >= RegRIP) {
 			return fmt.Errorf("rule %d of the unwind table is not valid: %+v", i, r)
 		}

@@ -24,6 +24,7 @@ import (
 //     function was called: on the goroutine's stack from the thread's (g0) stack, and in C from cgocallback.
 //   - clone continues in the child on the new thread's stack: from the instruction that sets SP on the walk ends. (The two
 //     instructions before that, which no system call is made from, read as the parent's.)
+//   - A signal handler lets the code that it interrupted call sigpanic or asyncPreempt: the caller's address is exact.
 //   - mcall and morestack zero rbp, since the goroutine may go on in another thread: the scheduler's work is not the
 //     goroutine's. There the walk ends.
 //   - goexit, mstart, rt0_go (flag TOPFRAME) and _rt0_* are the outermost functions of goroutines, threads and the
@@ -33,6 +34,8 @@ type goCode struct {
 	spans  []span
 	losses []Loss
 	deltas []objfile.SPDelta
+	// interrupted says that the function is one of those.
+	interrupted bool
 }
 
 // fill appends the rules for the Go functions that begin in a gap.
@@ -57,6 +60,11 @@ func (c *goCode) fill(g gap) {
 var outermost = map[string]bool{
 	"runtime.mcall": true, "runtime.morestack": true, "runtime.goexit": true, "runtime.mstart": true,
 	"runtime.rt0_go": true, "_rt0_amd64": true,
+}
+
+// interrupted lists functions that signal handlers let the interrupted code call, as it seems to these.
+var interrupted = map[string]bool{
+	"runtime.asyncPreempt": true, "runtime.sigpanic": true, "runtime.sigpanic0": true, "runtime.debugCallV2": true,
 }
 
 // switching lists functions that set SP freely, for tables of Go 1.16 and before, which have no flags.
@@ -95,6 +103,7 @@ func (c *goCode) function(f *objfile.GoFunc, g *gap) {
 		return
 	}
 	saved := savesRBP(g, f, deltas)
+	c.interrupted = interrupted[name]
 	free := switching[name] || f.Flags&objfile.GoSPWrite != 0 && saved != 0
 	for i, d := range deltas {
 		end := f.End
@@ -110,6 +119,9 @@ func (c *goCode) function(f *objfile.GoFunc, g *gap) {
 func (c *goCode) depth(g *gap, d objfile.SPDelta, end, saved uint64, free bool) {
 	r := plainGoRule
 	r.CFAOffset = d.Delta + 8
+	if c.interrupted {
+		r.Flags = Interrupted
+	}
 	pushed := saved != 0 && d.Delta >= 8
 	if pushed && d.PC < saved {
 		c.add(g, d.PC, min(saved, end), r)

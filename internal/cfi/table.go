@@ -68,6 +68,8 @@ const (
 	RAInRegister
 	// StackSwitch: the caller is on another stack, so that its CFA may be below this frame (Go's systemstack).
 	StackSwitch
+	// Interrupted: the caller did not call, a signal handler has made the frame: its ip is exact (Go's sigpanic).
+	Interrupted
 )
 
 // Rule says how to get from a frame to its caller. Its 24 bytes are the BPF map's value: keep the layout.

@@ -192,7 +192,7 @@ func (w *walker) step(r Rule) (more bool, why Break) {
 	}
 	w.rbp, w.rbx = w.rbp.caller(r.RBPOffset, rbpBase), w.rbx.caller(r.RBXOffset, rbxBase)
 	w.sp = cfa
-	w.exact, w.guessed, w.regs = false, false, nil
+	w.exact, w.guessed, w.regs = r.Flags&Interrupted != 0, false, nil
 	return true, 0
 }
 

@@ -16,37 +16,84 @@ type capture struct {
 	end    bpf.WalkEnd
 	object bpf.ObjectID
 	regs   bpf.Registers
-	stack  []byte
+	memory capturedMemory
 }
 
-// pageSize is PAGE in trace.bpf.c: captured stacks begin at the page of the stack pointer.
-const pageSize = 4096
+// capturedMemory is the stack, and those that the walk goes on with after a switch.
+type capturedMemory []cfi.StackCopy
+
+// ReadWord implements [cfi.Memory].
+func (m capturedMemory) ReadWord(addr uint64) (word uint64, err error) {
+	for _, piece := range m {
+		if word, err = piece.ReadWord(addr); err == nil {
+			break
+		}
+	}
+	return word, err
+}
 
 func newCapture(r *bpf.Record) *capture {
-	return &capture{r.Event, r.End, r.Object, r.Regs, append([]byte(nil), r.Stack...)}
+	c := &capture{event: r.Event, end: r.End, object: r.Object, regs: r.Regs}
+	data := slices.Clone(r.Stack)
+	for _, p := range r.Pieces {
+		c.memory = append(c.memory, cfi.StackCopy{Base: p.At, Data: data[:p.Bytes]})
+		data = data[p.Bytes:]
+	}
+	return c
 }
 
 // bytes is what a queued capture holds, about.
-func (c *capture) bytes() int64 { return int64(len(c.stack)) + 256 }
+func (c *capture) bytes() int64 {
+	n := 256
+	for _, piece := range c.memory {
+		n += len(piece.Data)
+	}
+	return int64(n)
+}
 
+// walkCaptures walks what comes. Stacks that lead through an object whose rows are still being made are set aside until
+// they are there, so that one large file does not keep all others waiting.
 func (s *session) walkCaptures() {
 	defer s.walkers.Done()
-	early := earlyRows{}
-	for c := range s.captures {
-		s.walk(c, early)
-		s.room.Release(c.bytes())
+	early, aside, loaded := earlyRows{}, map[*object][]*capture{}, make(chan *object)
+	take := func(c *capture) {
+		waitsFor := s.walk(c, early)
+		if waitsFor == nil {
+			s.room.Release(c.bytes())
+			return
+		}
+		if aside[waitsFor] == nil {
+			go func() { <-waitsFor.loaded; loaded <- waitsFor }()
+		}
+		aside[waitsFor] = append(aside[waitsFor], c)
+	}
+	for captures := s.captures; captures != nil || len(aside) > 0; {
+		select {
+		case c, more := <-captures:
+			if !more {
+				captures = nil
+				continue
+			}
+			take(c)
+		case obj := <-loaded:
+			waited := aside[obj]
+			delete(aside, obj)
+			for _, c := range waited {
+				take(c)
+			}
+		}
 	}
 }
 
 // earlyRows answers for single functions of the objects whose rows are still being made.
 type earlyRows map[*object]*cfi.Functions
 
-// table returns the rows of an object as far as they are needed for a file offset.
-func (e earlyRows) table(obj *object, offset uint64) *cfi.Table {
+// table returns the rows of an object as far as they are needed for a file offset; false: not before it is loaded.
+func (e earlyRows) table(obj *object, offset uint64) (*cfi.Table, bool) {
 	select {
 	case <-obj.loaded:
 		delete(e, obj)
-		return obj.table.get()
+		return obj.table.get(), true
 	default:
 	}
 	functions, known := e[obj]
@@ -54,17 +101,15 @@ func (e earlyRows) table(obj *object, offset uint64) *cfi.Table {
 		functions = readFunctions(file, obj.path)
 		e[obj] = functions
 	}
-	if functions != nil {
-		if table := functions.At(offset); table != nil {
-			return table
-		}
+	if functions == nil {
+		return nil, false
 	}
-	<-obj.loaded
-	return obj.table.get()
+	table := functions.At(offset)
+	return table, table != nil
 }
 
-// walk finishes what the kernel's walk could not.
-func (s *session) walk(c *capture, early earlyRows) {
+// walk finishes what the kernel's walk could not, or returns the object whose rows it has to wait for.
+func (s *session) walk(c *capture, early earlyRows) (waitsFor *object) {
 	s.syncRecords()
 	pid := int(c.event.Pid)
 	if !s.spaces.known(pid) {
@@ -72,7 +117,10 @@ func (s *session) walk(c *capture, early earlyRows) {
 			s.opts.Log("a stack of process %d came without its mappings: %v", pid, err)
 		}
 	}
-	walked, err := cfi.Unwind(c.registers(), cfi.StackCopy{Base: c.regs.Sp &^ (pageSize - 1), Data: c.stack}, s.resolver(c, early), maxFrames)
+	walked, err := cfi.Unwind(c.registers(), c.memory, s.resolver(c, early, &waitsFor), maxFrames)
+	if waitsFor != nil {
+		return waitsFor
+	}
 	frames := make([]bpf.Frame, len(walked))
 	for i, f := range walked {
 		frames[i], _ = s.frame(c, f.PC)
@@ -81,6 +129,7 @@ func (s *session) walk(c *capture, early earlyRows) {
 		s.objects.giveUp(c.object)
 	}
 	s.account(c, frames, err == nil)
+	return nil
 }
 
 // account adds a walked capture to the observations, as the kernel does with what it walks itself.
@@ -183,13 +232,17 @@ func (s *session) frame(c *capture, address uint64) (bpf.Frame, *object) {
 	return bpf.Frame{Object: uint32(obj.id), Offset: uint32(address - m.Start + m.Offset)}, obj
 }
 
-func (s *session) resolver(c *capture, early earlyRows) cfi.Resolver {
+func (s *session) resolver(c *capture, early earlyRows, waitsFor **object) cfi.Resolver {
 	return func(address uint64) (*cfi.Table, uint64, bool) {
 		frame, obj := s.frame(c, address)
 		if obj == nil {
 			return nil, 0, false
 		}
-		return early.table(obj, uint64(frame.Offset)), uint64(frame.Offset), true
+		table, ready := early.table(obj, uint64(frame.Offset))
+		if !ready {
+			*waitsFor = obj
+		}
+		return table, uint64(frame.Offset), ready
 	}
 }
 

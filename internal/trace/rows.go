@@ -209,10 +209,10 @@ func openELF(file *os.File, path string) func() *objfile.File {
 	})
 }
 
-// readFunctions is make for a single function at a time.
+// readFunctions is make for a single function at a time. Not for Go's programs: their regions take as long as their rows.
 func readFunctions(file *os.File, path string) *cfi.Functions {
 	elf := openELF(file, path)()
-	if elf == nil {
+	if elf == nil || elf.Section(".go.buildinfo") != nil || elf.Section(".note.go.buildid") != nil {
 		return nil
 	}
 	functions, err := cfi.OpenFunctions(elf)

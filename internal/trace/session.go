@@ -60,9 +60,9 @@ func (o *Options) regions() region.Options {
 
 const (
 	// captureBytes bounds the captured stacks that wait for their rows.
-	captureBytes = 64 << 20
+	captureBytes = 256 << 20
 	// remember is how long an ended process is kept for captures that are still queued.
-	remember = 10 * time.Second
+	remember = time.Minute
 	// maxFrames bounds a walk, in the kernel (MAX_FRAMES in walk.h) and here.
 	maxFrames = 1024
 )
