@@ -73,7 +73,7 @@ redis_rate() {
 	wait "$server"
 }
 
-# nginx_rate WRAPPER...: the same of nginx, which serves a small file.
+# nginx_rate WRAPPER...: the same of nginx, which serves a small file. nginx_http has more lines for its configuration.
 nginx_port=$((port + 1))
 nginx_setup() {
 	mkdir -p "$work/www"
@@ -82,7 +82,7 @@ nginx_setup() {
 	cat >"$work/nginx.conf" <<-END
 		daemon off; worker_processes 1; pid $work/nginx.pid; error_log $work/error.log;
 		events { worker_connections 1024; }
-		http { access_log off; sendfile on; server { listen 127.0.0.1:$nginx_port; root $work/www; } }
+		http { access_log off; sendfile on; server { listen 127.0.0.1:$nginx_port; root $work/www; } ${nginx_http-} }
 	END
 }
 nginx_rate() {
