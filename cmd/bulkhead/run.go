@@ -16,6 +16,7 @@ import (
 	"bulkhead/internal/enforce"
 	"bulkhead/internal/enforce/backend"
 	"bulkhead/internal/enforce/denial"
+	"bulkhead/internal/filecache"
 	"bulkhead/internal/policy"
 	"bulkhead/internal/trace"
 )
@@ -82,8 +83,9 @@ func runEnforced(flags *runFlags, args []string) error {
 	}
 	tuneRuntime()
 	cache, cacheErr := cfi.OpenCache("")
+	start, _ := filecache.Open("", "start") // where the other cannot be opened, this one cannot either
 	opts := enforce.Options{
-		Options: backend.Options{Policy: rules, Audit: flags.audit, Denied: denials.Add, Cache: cache, Log: note},
+		Options: backend.Options{Policy: rules, Audit: flags.audit, Denied: denials.Add, Cache: cache, Start: start, Log: note},
 		Backend: chosen,
 	}
 	var status *syscall.WaitStatus

@@ -13,6 +13,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/ringbuf"
+
+	"bulkhead/internal/filecache"
 )
 
 // The types that enforcement shares with its kernel part, under their Go names.
@@ -76,8 +78,9 @@ type Enforcer struct {
 }
 
 // NewEnforcer loads the enforcement programs and attaches them, with those for the LSM hooks named, which the kernel
-// must have. No task is governed until Mark, and no policy is in force until the first is.
-func NewEnforcer(hooks []string) (*Enforcer, error) {
+// must have. No task is governed until Mark, and no policy is in force until the first is. cache keeps what loading computes
+// between runs; it may be nil.
+func NewEnforcer(hooks []string, cache *filecache.Cache) (*Enforcer, error) {
 	spec, err := loadEnforce()
 	if err != nil {
 		return nil, fmt.Errorf("read the built-in BPF object: %w", err)
@@ -87,7 +90,7 @@ func NewEnforcer(hooks []string) (*Enforcer, error) {
 		return isHook && !slices.Contains(hooks, hook)
 	})
 	e := &Enforcer{filters: spec.Maps["policies"].InnerMap}
-	if err := e.load(spec, _EnforceBytes, nil); err != nil {
+	if err := e.load(spec, _EnforceBytes, cache); err != nil {
 		return nil, errors.Join(fmt.Errorf("load BPF programs: %w", err), e.Close())
 	}
 	if err := e.attach(hooks); err != nil {

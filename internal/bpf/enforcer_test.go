@@ -16,7 +16,7 @@ var canEnforce = sync.OnceValue(func() error { return kernel.Require(kernel.Kern
 func newEnforcer(t *testing.T, hooks []string) *Enforcer {
 	t.Helper()
 	testenv.Require(t, canEnforce())
-	enforcer, err := NewEnforcer(hooks)
+	enforcer, err := NewEnforcer(hooks, nil)
 	if err != nil {
 		var refused *ebpf.VerifierError
 		if errors.As(err, &refused) {

@@ -338,18 +338,18 @@ func (p *prober) lsmListed() (string, error) {
 
 // lsmRemedy finds out which of the things that an LSM program needs is missing.
 func (p *prober) lsmRemedy(err error) error {
+	list := p.result(LSMList)
+	if list.Available {
+		return fmt.Errorf("%w, although bpf is among the security modules", err)
+	}
 	if spec, specErr := btf.LoadKernelSpec(); specErr == nil {
 		var hook *btf.Func
 		if errors.Is(spec.TypeByName("bpf_lsm_syslog", &hook), btf.ErrNotFound) {
 			return remedy(err, "boot a kernel built with CONFIG_BPF_LSM=y (Debian 12 has it)")
 		}
 	}
-	list := p.result(LSMList)
-	if list.Probed && !list.Available {
+	if list.Probed {
 		return remedy(err, list.Remedy)
-	}
-	if list.Available {
-		return fmt.Errorf("%w, although bpf is among the security modules", err)
 	}
 	return err
 }

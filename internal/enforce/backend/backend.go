@@ -3,6 +3,7 @@ package backend
 import (
 	"bulkhead/internal/cfi"
 	"bulkhead/internal/enforce/denial"
+	"bulkhead/internal/filecache"
 	"bulkhead/internal/policy"
 )
 
@@ -15,6 +16,8 @@ type Options struct {
 	Denied func(*denial.Denial)
 	// Cache keeps unwind rows between runs. It may be nil.
 	Cache *cfi.Cache
+	// Start keeps what loading BPF programs computes between runs. It may be nil.
+	Start *filecache.Cache
 	// Log gets notes for the user, one line each.
 	Log func(format string, args ...any)
 }

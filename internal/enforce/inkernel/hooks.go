@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"bulkhead/internal/bpf"
-	"bulkhead/internal/kernel"
 	"bulkhead/internal/syscalls"
 )
 
@@ -95,7 +94,7 @@ type Coverage struct {
 // Coverages lists the calls that LSM hooks can deny, by name. All other calls are killed by a signal at their entry.
 func Coverages() ([]Coverage, error) {
 	has := func(string) bool { return false }
-	if kernel.Have(kernel.LSMProgram) == nil {
+	if lsm() == nil {
 		var err error
 		if has, err = bpf.KernelHooks(); err != nil {
 			return nil, err

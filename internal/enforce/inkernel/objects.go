@@ -3,7 +3,6 @@ package inkernel
 import (
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"slices"
@@ -13,9 +12,7 @@ import (
 
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/bpf"
-	"bulkhead/internal/cfi"
 	"bulkhead/internal/enforce/backend"
-	"bulkhead/internal/objfile"
 	"bulkhead/internal/region"
 )
 
@@ -31,23 +28,24 @@ type object struct {
 // objects knows the files by the kernel's number. Safe for concurrent use.
 type objects struct {
 	enforcer *bpf.Enforcer
-	cache    *cfi.Cache
-	divide   region.Options
+	reader   *reader
 
 	mu   sync.Mutex
 	byID map[bpf.ObjectID]func() *object
 }
 
-func newObjects(enforcer *bpf.Enforcer, cache *cfi.Cache, divide region.Options) *objects {
-	return &objects{enforcer: enforcer, cache: cache, divide: divide, byID: map[bpf.ObjectID]func() *object{}}
+func newObjects(enforcer *bpf.Enforcer, reader *reader) *objects {
+	return &objects{enforcer: enforcer, reader: reader, byID: map[bpf.ObjectID]func() *object{}}
 }
 
 // memory loads what no file backs: anonymous memory, which is walked by frame pointer, and the vDSO.
 func (o *objects) memory() (anonymous, vdso *object, err error) {
-	anonymous = o.once(bpf.ObjectAnonymous, func() *object { return o.load(bpf.ObjectAnonymous, attribution.Anonymous, nil, nil) })
+	anonymous = o.once(bpf.ObjectAnonymous, func() *object {
+		return o.load(bpf.ObjectAnonymous, attribution.Anonymous, o.reader.of(attribution.Anonymous, nil, nil))
+	})
 	vdso = o.once(bpf.ObjectVDSO, func() *object {
 		elf, err := backend.OpenVDSO()
-		return o.load(bpf.ObjectVDSO, attribution.VDSO, elf, err)
+		return o.load(bpf.ObjectVDSO, attribution.VDSO, o.reader.of(attribution.VDSO, elf, err))
 	})
 	return anonymous, vdso, errors.Join(anonymous.err, vdso.err)
 }
@@ -97,21 +95,12 @@ func (o *objects) open(file *os.File, path string) (*object, error) {
 	mine := false
 	obj := o.once(id, func() *object {
 		mine = true
-		elf, err := newFile(file, path)
-		return o.load(id, path, elf, err)
+		return o.load(id, path, o.reader.take(file, path))
 	})
 	if !mine {
 		file.Close()
 	}
 	return obj, nil
-}
-
-func newFile(file *os.File, path string) (*objfile.File, error) {
-	size, err := file.Seek(0, io.SeekEnd)
-	if err != nil {
-		return nil, err
-	}
-	return objfile.NewFile(file, size, path)
 }
 
 // identify maps the file for a moment, so that the kernel names it as it will when the target maps it.
@@ -124,29 +113,17 @@ func (o *objects) identify(file *os.File) (bpf.ObjectID, error) {
 	return o.enforcer.Identify(page)
 }
 
-// load gives the rows of a file to the kernel. What has none is walked by frame pointer.
-func (o *objects) load(id bpf.ObjectID, path string, elf *objfile.File, err error) *object {
-	obj := &object{Object: backend.NewObject(path, elf), id: id, err: err, regions: region.Whole(o.divide.Conduits.Match(path))}
-	var table *cfi.Table
-	if elf != nil {
-		table, obj.err = o.cache.Load(elf)
-		obj.regions, _ = region.New(elf, o.divide) // as far as it could be divided
-		obj.calls = !hasGo(elf)
-	}
+// load gives the rows of code to the kernel. What has none is walked by frame pointer.
+func (o *objects) load(id bpf.ObjectID, path string, c *code) *object {
+	obj := &object{Object: backend.NewObject(path, c.elf), id: id, err: c.err, regions: c.regions, calls: c.calls}
 	flags := make([]bpf.RegionFlags, len(obj.regions.Regions))
 	for i, r := range obj.regions.Regions {
 		if r.Base {
 			flags[i] = bpf.RegionBase
 		}
 	}
-	if err := o.enforcer.LoadObject(id, obj.regions.Divide(table), flags); err != nil {
+	if err := o.enforcer.LoadObject(id, c.table, flags); err != nil {
 		obj.err = errors.Join(obj.err, err)
 	}
 	return obj
-}
-
-// hasGo tells whether a file has code of Go, whose runtime puts calls in where there are none (runtime.asyncPreempt).
-func hasGo(elf *objfile.File) bool {
-	return slices.ContainsFunc([]string{".gopclntab", ".data.rel.ro.gopclntab", ".go.buildinfo", ".note.go.buildid"},
-		func(section string) bool { return elf.Section(section) != nil })
 }

@@ -2,6 +2,7 @@ package inkernel
 
 import (
 	"fmt"
+	"sync"
 
 	"bulkhead/internal/bpf"
 	"bulkhead/internal/kernel"
@@ -17,10 +18,13 @@ type Promise struct {
 	Prevents bool
 }
 
+// lsm tells why there are no LSM hooks; nil: there are.
+var lsm = sync.OnceValue(func() error { return kernel.Have(kernel.LSMProgram) })
+
 // Promises returns what this backend can promise for an answer; an error, with the alternatives, where it cannot give that
 // answer at all.
 func Promises(answer policy.OnViolation) (Promise, error) {
-	hooks := kernel.Have(kernel.LSMProgram)
+	hooks := lsm()
 	switch answer {
 	case policy.Deny:
 		if hooks != nil {
@@ -48,7 +52,7 @@ func chooseHooks(p *policy.Policy, answer policy.OnViolation) ([]string, func(sy
 	if _, err := Promises(answer); err != nil {
 		return nil, nil, err
 	}
-	if kernel.Have(kernel.LSMProgram) != nil {
+	if lsm() != nil {
 		return nil, none, nil
 	}
 	has, err := bpf.KernelHooks()

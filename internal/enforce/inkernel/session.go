@@ -30,6 +30,7 @@ type session struct {
 	opts     backend.Options
 	covered  func(syscalls.ABI, int) bool
 	enforcer *bpf.Enforcer
+	reader   *reader
 	objects  *objects
 	rules    atomic.Pointer[ruleset]
 	old      sync.Map // bpf generation → *ruleset
@@ -46,7 +47,11 @@ type session struct {
 // Command runs a command under a policy until it and all its descendants have ended. started gets its process id. When ctx
 // is done, it is killed.
 func Command(ctx context.Context, path string, argv []string, started func(pid int), opts backend.Options) (*syscall.WaitStatus, error) {
-	s, err := newSession(opts)
+	reader := newReader(opts.Cache, divisionFor(opts.Policy))
+	if resolved, err := filepath.EvalSymlinks(path); err == nil {
+		reader.ahead(resolved)
+	}
+	s, err := newSession(opts, reader)
 	if err != nil {
 		return nil, err
 	}
@@ -83,18 +88,18 @@ func Command(ctx context.Context, path string, argv []string, started func(pid i
 	return s.wait(ctx, child, path)
 }
 
-func newSession(opts backend.Options) (*session, error) {
-	s := &session{opts: opts, paths: map[string]bpf.ObjectID{}}
+func newSession(opts backend.Options, reader *reader) (*session, error) {
+	s := &session{opts: opts, reader: reader, paths: map[string]bpf.ObjectID{}}
 	hooks, covered, err := chooseHooks(opts.Policy, opts.OnViolation())
 	if err != nil {
 		return nil, err
 	}
 	s.hooks, s.covered = hooks, covered
 	sweep()
-	if s.enforcer, err = bpf.NewEnforcer(hooks); err != nil {
+	if s.enforcer, err = bpf.NewEnforcer(hooks, opts.Start); err != nil {
 		return nil, explain(err)
 	}
-	s.objects = newObjects(s.enforcer, opts.Cache, divisionFor(opts.Policy))
+	s.objects = newObjects(s.enforcer, reader)
 	if err := s.begin(); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
@@ -210,15 +215,11 @@ func (s *session) open(file *os.File, path string) (*object, error) {
 // openClosure loads the libraries that a program's loader will map, each in turn on as many processors as there are.
 func (s *session) openClosure(path string) {
 	once, _ := s.closures.LoadOrStore(path, sync.OnceFunc(func() {
-		libraries, _, err := dso.Closure(path, dso.Options{})
-		if err != nil {
-			return // a script: its interpreter is a program of its own
-		}
 		var loading sync.WaitGroup
-		for _, library := range libraries {
+		for _, library := range s.reader.libraries(path) {
 			loading.Go(func() {
-				if _, err := s.openPath(library.Path, library.Path); err != nil {
-					s.opts.Log("%s stays unknown: %v", library.Path, err)
+				if _, err := s.openPath(library, library); err != nil {
+					s.opts.Log("%s stays unknown: %v", library, err)
 				}
 			})
 		}
@@ -403,7 +404,7 @@ func programPath(pid int) string {
 // Process puts a running process with all its threads under a policy, until it and its descendants have ended or ctx is
 // done: then they run on without one.
 func Process(ctx context.Context, pid int, opts backend.Options) error {
-	s, err := newSession(opts)
+	s, err := newSession(opts, newReader(opts.Cache, divisionFor(opts.Policy)))
 	if err != nil {
 		return err
 	}
