@@ -106,6 +106,8 @@ func (s *rowStore) addRegions(regions []RegionFlags) error {
 // addRules returns the map's index for each rule.
 func (s *rowStore) addRules(rules []cfi.Rule) ([]uint16, error) {
 	ids := make([]uint16, len(rules))
+	var keys []uint32
+	var fresh []traceRule
 	for i, rule := range rules {
 		kernel := kernelRule(rule)
 		id, known := s.rules[kernel]
@@ -114,12 +116,16 @@ func (s *rowStore) addRules(rules []cfi.Rule) ([]uint16, error) {
 				return nil, fmt.Errorf("more than %d distinct unwind rules", math.MaxUint16)
 			}
 			id = uint16(len(s.rules))
-			if err := s.ruleMap.Put(uint32(id), kernel); err != nil {
-				return nil, fmt.Errorf("store an unwind rule: %w", err)
-			}
+			keys, fresh = append(keys, uint32(id)), append(fresh, kernel)
 			s.rules[kernel] = id
 		}
 		ids[i] = id
+	}
+	if len(fresh) == 0 {
+		return ids, nil
+	}
+	if _, err := s.ruleMap.BatchUpdate(keys, fresh, nil); err != nil {
+		return nil, fmt.Errorf("store unwind rules: %w", err)
 	}
 	return ids, nil
 }

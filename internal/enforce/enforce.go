@@ -99,7 +99,7 @@ func choose(opts Options) (*choice, error) {
 	if opts.Backend == Supervisor {
 		return chooseSupervisor("as asked")
 	}
-	promise, err := inkernel.Promises(answer)
+	promise, err := inkernel.Promises(answer, opts.Start)
 	c := &choice{
 		name: Kernel, guarantee: promise.Guarantee, why: "as asked", command: inkernel.Command, process: inkernel.Process,
 	}

@@ -89,7 +89,7 @@ func (s *session) apply(o *order) error {
 	opts := s.opts
 	opts.Policy = p
 	answer := opts.OnViolation()
-	if _, err := Promises(answer); err != nil {
+	if _, err := Promises(answer, s.opts.Start); err != nil {
 		return err
 	}
 	_, covered := need(func(hook string) bool { return slices.Contains(s.hooks, hook) }, func(syscalls.ABI, int) bool { return true })

@@ -94,7 +94,7 @@ type Coverage struct {
 // Coverages lists the calls that LSM hooks can deny, by name. All other calls are killed by a signal at their entry.
 func Coverages() ([]Coverage, error) {
 	has := func(string) bool { return false }
-	if lsm() == nil {
+	if hasHooks(nil) {
 		var err error
 		if has, err = bpf.KernelHooks(); err != nil {
 			return nil, err

@@ -90,7 +90,7 @@ func Command(ctx context.Context, path string, argv []string, started func(pid i
 
 func newSession(opts backend.Options, reader *reader) (*session, error) {
 	s := &session{opts: opts, reader: reader, paths: map[string]bpf.ObjectID{}}
-	hooks, covered, err := chooseHooks(opts.Policy, opts.OnViolation())
+	hooks, covered, err := chooseHooks(opts.Policy, opts.OnViolation(), opts.Start)
 	if err != nil {
 		return nil, err
 	}
