@@ -35,6 +35,8 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define MAX_BINDINGS 65536
 #define MAX_IMAGES 1024
 #define RING_BYTES (4 << 20)
+/* The calls that may add code, of those below 64. */
+#define ADDING_FIRST_WORD (1ULL << NR_MMAP | 1ULL << NR_MPROTECT | 1ULL << NR_MREMAP | 1ULL << NR_SHMAT)
 #define TEXTS 2         /* of the first arguments */
 #define TEXT_BYTES 128
 #define SIGKILL 9
@@ -91,6 +93,25 @@ struct image_key {
 	u32 object;
 };
 
+#define SITES 16 /* a power of two */
+#define NO_RETURN 0x7fffffff
+
+/*
+ * A call that was allowed to its origin, which holds the system call
+ * instruction or has called the function that does. That function finds its
+ * return address at a fixed distance from the stack pointer, so the same
+ * instruction with the same return address, in the same space, has the same
+ * origin.
+ */
+struct site {
+	u64 ip;
+	u64 back;  /* the return address */
+	u32 space;
+	u32 nr;    /* of amd64 */
+	s32 at;    /* of back, from the stack pointer; NO_RETURN: the instruction is the origin's own */
+	u32 pad;
+};
+
 struct task {
 	struct view view;
 	u32 program;    /* the object whose image governs the task */
@@ -100,6 +121,7 @@ struct task {
 	u32 alive;      /* counted in live */
 	u32 denied;     /* the error number that hooks return */
 	u64 all[WORDS]; /* of ROW_ALL, less the calls that may add code */
+	struct site sites[SITES];
 };
 
 enum violation_kind {
@@ -145,6 +167,8 @@ enum tally {
 u64 tallies[TALLIES] = {};
 /* Of the process to mark. */
 u32 mark_program = 0;
+/* What its threads begin with: too large for a stack. Only the iterator, which one process reads, writes it. */
+struct task marked = {};
 
 struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
@@ -469,10 +493,56 @@ static __noinline int look_up_image(struct task_struct *task, struct task *t, u3
 	if (!filter)
 		return 0;
 	__builtin_memcpy(t->all, filter->calls[ABI_AMD64], sizeof(t->all));
-	t->all[NR_MMAP / 64] &= ~(1ULL << NR_MMAP | 1ULL << NR_MPROTECT | 1ULL << NR_MREMAP | 1ULL << NR_SHMAT);
+	t->all[NR_MMAP / 64] &= ~ADDING_FIRST_WORD;
 	t->all[NR_PKEY_MPROTECT / 64] &= ~(1ULL << (NR_PKEY_MPROTECT % 64));
 	t->generation = policy;
 	return 1;
+}
+
+static __always_inline struct site *site_at(struct task *t, u64 ip, u32 nr)
+{
+	u32 index = (ip ^ ip >> 4 ^ nr) & (SITES - 1);
+
+	barrier_var(index);
+	return &t->sites[index & (SITES - 1)];
+}
+
+/* Whether the same call was allowed before. */
+static __always_inline bool is_known(struct task_struct *task, struct task *t, struct pt_regs *regs, u32 nr)
+{
+	struct site *site = site_at(t, regs->ip, nr);
+	u64 back;
+
+	if (site->ip != regs->ip || site->nr != nr || site->space != t->view.space || t->view.adding ||
+	    !task->mm || !holds(&t->view, task->mm, t->generation))
+		return false;
+	if (site->at == NO_RETURN)
+		return true;
+	return !bpf_probe_read_user(&back, sizeof(back), (void *)(regs->sp + site->at)) && back == site->back;
+}
+
+/* Note a call that is allowed to its origin. Those that may add code have to be judged each time. */
+static __always_inline void remember(struct call *c, struct pt_regs *regs)
+{
+	struct walk *w = c->walk;
+	u32 index = w->first_rule;
+	struct rule *rule = bpf_map_lookup_elem(&rules, &index);
+	struct site *site = site_at(c->task, regs->ip, c->nr);
+
+	if (w->end != WALK_ORIGIN || c->abi != ABI_AMD64 || c->nr == NR_PKEY_MPROTECT ||
+	    (c->nr < 64 && ADDING_FIRST_WORD >> c->nr & 1) || w->space != c->task->view.space || !c->task->view.mm)
+		return;
+	if (w->depth == 1)
+		site->at = NO_RETURN;
+	else if (w->depth == 2 && rule && rule->kind == RULE_REGISTER && rule->reg == REG_SP &&
+		 !(rule->flags & (RA_IN_REGISTER | STACK_SWITCH)))
+		site->at = rule->cfa_offset + rule->ra_offset;
+	else
+		return;
+	site->ip = regs->ip;
+	site->back = w->ip;
+	site->nr = c->nr;
+	site->space = w->space;
 }
 
 /* What the copy in the task's storage does not decide. */
@@ -523,6 +593,8 @@ static __noinline int judge(struct task_struct *task, struct task *t, struct pt_
 	c.walk->stop = !all->chain;
 	if (!allowed(&c))
 		stop(&c, regs, all->answer);
+	else if (!all->chain)
+		remember(&c, regs);
 	return 0;
 }
 
@@ -543,7 +615,7 @@ int BPF_PROG(enforce_call, struct pt_regs *regs, long number)
 	word = nr / 64;
 	barrier_var(word); /* the verifier needs the bound of the index, not of the number */
 	if (word < WORDS && t->generation == generation && !(task->thread_info.status & TS_COMPAT) &&
-	    t->all[word] >> (nr % 64) & 1)
+	    (t->all[word] >> (nr % 64) & 1 || is_known(task, t, regs, nr)))
 		return 0;
 	return judge(task, t, regs, nr);
 }
@@ -551,7 +623,7 @@ int BPF_PROG(enforce_call, struct pt_regs *regs, long number)
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(enforce_fork, struct task_struct *parent, struct task_struct *child)
 {
-	struct task *from, *to, start = {};
+	struct task *from, *to;
 	u64 mm;
 
 	if (!parent->bpf_storage)
@@ -559,10 +631,7 @@ int BPF_PROG(enforce_fork, struct task_struct *parent, struct task_struct *child
 	from = bpf_task_storage_get(&tasks, parent, 0, 0);
 	if (!from)
 		return 0;
-	start.program = from->program;
-	start.image = from->image;
-	start.fresh = from->fresh;
-	to = bpf_task_storage_get(&tasks, child, &start, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	to = bpf_task_storage_get(&tasks, child, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!to) /* maybe because the iterator makes it at this moment */
 		to = bpf_task_storage_get(&tasks, child, 0, 0);
 	if (!to) {
@@ -570,6 +639,9 @@ int BPF_PROG(enforce_fork, struct task_struct *parent, struct task_struct *child
 		kill(); /* the parent, before it can use an unguarded child */
 		return 0;
 	}
+	to->program = from->program; /* the child does not run yet */
+	to->image = from->image;
+	to->fresh = from->fresh;
 	count_in(&to->alive);
 	mm = (u64)child->mm;
 	if (mm != (u64)parent->mm)
@@ -614,11 +686,12 @@ SEC("iter/task")
 int guard(struct bpf_iter__task *ctx)
 {
 	struct task_struct *task = ctx->task;
-	struct task *t, start = { .program = mark_program };
+	struct task *t;
 
 	if (!is_to_be_marked(task))
 		return 0;
-	t = bpf_task_storage_get(&tasks, task, &start, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	marked.program = mark_program;
+	t = bpf_task_storage_get(&tasks, task, &marked, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!t) {
 		count(TALLY_UNTRACKED);
 		return 0;

@@ -157,6 +157,15 @@ type enforceTask struct {
 	Alive      uint32
 	Denied     uint32
 	All        [9]uint64
+	Sites      [16]struct {
+		_     structs.HostLayout
+		Ip    uint64
+		Back  uint64
+		Space uint32
+		Nr    uint32
+		At    int32
+		Pad   uint32
+	}
 }
 
 type enforceViolation struct {
@@ -231,7 +240,7 @@ type enforceWalk struct {
 	Image       uint32
 	Conduit     uint8
 	Every       uint8
-	Pad2        uint16
+	FirstRule   uint16
 	Chain       uint64
 	Via         struct {
 		_      structs.HostLayout
@@ -318,6 +327,7 @@ const (
 	enforceVarLive                   = "live"
 	enforceVarMarkPid                = "mark_pid"
 	enforceVarMarkProgram            = "mark_program"
+	enforceVarMarked                 = "marked"
 	enforceVarNextObject             = "next_object"
 	enforceVarNextSpace              = "next_space"
 	enforceVarPidLevel               = "pid_level"
@@ -450,6 +460,7 @@ type enforceVariableSpecs struct {
 	Live                *ebpf.VariableSpec `ebpf:"live"`
 	MarkPid             *ebpf.VariableSpec `ebpf:"mark_pid"`
 	MarkProgram         *ebpf.VariableSpec `ebpf:"mark_program"`
+	Marked              *ebpf.VariableSpec `ebpf:"marked"`
 	NextObject          *ebpf.VariableSpec `ebpf:"next_object"`
 	NextSpace           *ebpf.VariableSpec `ebpf:"next_space"`
 	PidLevel            *ebpf.VariableSpec `ebpf:"pid_level"`
@@ -530,6 +541,7 @@ type enforceVariables struct {
 	Live                *ebpf.Variable `ebpf:"live"`
 	MarkPid             *ebpf.Variable `ebpf:"mark_pid"`
 	MarkProgram         *ebpf.Variable `ebpf:"mark_program"`
+	Marked              *ebpf.Variable `ebpf:"marked"`
 	NextObject          *ebpf.Variable `ebpf:"next_object"`
 	NextSpace           *ebpf.Variable `ebpf:"next_space"`
 	PidLevel            *ebpf.Variable `ebpf:"pid_level"`

@@ -109,17 +109,19 @@ static __noinline u32 look_up_space(struct view *view, u64 mm, u64 pages, u32 po
 }
 
 /*
- * The space of the current address space. As long as no space has changed,
- * threads need not look theirs up.
+ * Whether a thread's own copy holds. As long as no space has changed, threads
+ * need not look theirs up.
  */
+static __always_inline bool holds(struct view *view, struct mm_struct *mm, u32 policy)
+{
+	return view->mm == (u64)mm && view->exec_pages == mm->exec_vm && view->generation == policy &&
+	       view->space_changes == *(volatile u32 *)&space_changes;
+}
+
+/* The space of the current address space. */
 static __always_inline u32 space_of(struct view *view, struct mm_struct *mm, u32 policy)
 {
-	u64 key = (u64)mm, pages = mm->exec_vm;
-
-	if (view->mm == key && view->exec_pages == pages && view->generation == policy &&
-	    view->space_changes == *(volatile u32 *)&space_changes)
-		return view->space;
-	return look_up_space(view, key, pages, policy);
+	return holds(view, mm, policy) ? view->space : look_up_space(view, (u64)mm, mm->exec_vm, policy);
 }
 
 static __always_inline void renew_space(u64 mm)

@@ -320,7 +320,7 @@ type traceWalk struct {
 	Image       uint32
 	Conduit     uint8
 	Every       uint8
-	Pad2        uint16
+	FirstRule   uint16
 	Chain       uint64
 	Via         traceFrame
 	Origin      traceFrame

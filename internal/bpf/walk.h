@@ -205,7 +205,7 @@ struct walk {
 	u32 image;      /* which of its images */
 	u8 conduit;     /* that region is in a conduit */
 	u8 every;       /* every compartment on the stack decides, not the origin alone */
-	u16 pad2;
+	u16 first_rule; /* of frame 0 */
 	u64 chain;      /* hash over the sequence of regions */
 	struct frame via;    /* the last frame before the current region */
 	struct frame origin; /* the first frame outside the conduits */
@@ -646,6 +646,8 @@ __noinline int enter(struct walk *w)
 	}
 	w->frames[n & (MAX_FRAMES - 1)] = (struct frame){ code->object, code->offset };
 	w->depth = n + 1;
+	if (!n)
+		w->first_rule = code->rule;
 	w->rule = code->rule;
 	w->started = 1;
 	if (w->found || (code->flags & REGION_CONDUIT))
