@@ -15,103 +15,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bulkhead/internal/enforce/enforcetest"
 	"bulkhead/internal/policy"
 	"bulkhead/internal/testenv"
 )
 
-// escapes builds the program that tries ways around, with libb and a plugin.
-func escapes(t *testing.T) (program, plugin string) {
-	t.Helper()
-	two(t)
-	plugin = fixtures.Build(t, "libplugin.so", "gcc -O2 -fPIC -shared -fomit-frame-pointer -fno-optimize-sibling-calls -DLIB=p testdata/calls.c")
-	return fixtures.Build(t, "escapes", fmt.Sprintf("gcc -O2 -Wno-unused-result -pthread testdata/escapes.c %s/libb.so -Wl,-rpath,$ORIGIN", fixtures.Dir())), plugin
-}
-
-// escapesPolicy allows getppid to the libraries only.
-func escapesPolicy(program, file, libraries string) string {
-	return fmt.Sprintf(`schema = "bulkhead.policy/v1"
-check = "origin"
-on-violation = "kill"
-
-[baseline]
-allow = ["read", "write", "close", "fstat", "newfstatat", "mmap", "munmap", "brk", "arch_prctl", "set_tid_address",
-	"set_robust_list", "rseq", "prlimit64", "getrandom", "pread64", "access", "exit", "exit_group", "wait4", "rt_sigprocmask",
-	"rt_sigaction", "rt_sigreturn", "sigaltstack", "openat", "mprotect", "vfork", "fork", "clone", "clone3", "execve", "futex", "madvise",
-	"memfd_create", "getpid", "gettid", "tgkill", "fcntl", "ioctl", "readlink"]
-
-[[program]]
-path = %q
-
-[[program.compartment]]
-name = "libraries"
-match = %s
-allow = ["getppid"]
-
-[[program.compartment]]
-name = "escapes"
-allow = []
-
-[[program]]
-path = %q
-
-[[program.compartment]]
-name = "all"
-match = ["*"]
-allow = []
-`, program, libraries, file)
-}
-
-const bothLibraries = `["libb.so", "libplugin.so"]`
-
-// TestEscapes tries ways around the filter. None may work.
-func TestEscapes(t *testing.T) {
-	program, _ := escapes(t)
-	for _, e := range []struct{ way, says string }{
-		{"direct", "escapes may not call getppid"}, {"jit", "[anonymous] may not call getppid"},
-		{"later", "[anonymous] may not call getppid"}, {"memfd", "[memfd:code] may not call getppid"},
-		{"over", "[anonymous] may not call getppid"}, {"x32", "may not call x32:getppid"},
-		{"io_uring", "may not call io_uring_setup"}, {"ptrace", "may not call ptrace"},
-		{"vm_writev", "may not call process_vm_writev"}, {"thread", "escapes may not call getppid"},
-		{"fork", "escapes may not call getppid"}, {"vfork", "escapes may not call getppid"},
-		{"clone", "escapes may not call getppid"}, {"signal", "escapes may not call getppid"},
-		{"context", "escapes may not call getppid"}, {"forged", "may not call getppid"}, {"changed", "may not call execve"},
-	} {
-		t.Run(e.way, func(t *testing.T) {
-			file := filepath.Join(t.TempDir(), "program")
-			copyFile(t, nothing(t), file)
-			out := govern(t, escapesPolicy(program, file, bothLibraries), program, e.way, file)
-			if out.status != 128+int(unix.SIGKILL) || strings.Contains(out.stdout, "escaped") ||
-				!strings.Contains(out.stderr, e.says) {
-				t.Errorf("status %d, %q\n%s", out.status, out.stdout, out.stderr)
-			}
-			t.Log(out.stderr)
-		})
-	}
-}
-
-func copyFile(t *testing.T, from, to string) {
-	t.Helper()
-	data, err := os.ReadFile(from)
-	if err == nil {
-		err = os.WriteFile(to, data, 0o755)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// TestNoFalseDenial has a program do much that is allowed.
-func TestNoFalseDenial(t *testing.T) {
-	program, plugin := escapes(t)
-	for _, c := range []struct{ way, n string }{{"threads", "1000"}, {"forks", "2000"}, {"plugins", "1000"}} {
-		t.Run(c.way, func(t *testing.T) {
-			out := govern(t, escapesPolicy(program, nothing(t), bothLibraries), program, c.way, plugin, c.n)
-			if out.status != 0 || out.stderr != "" {
-				t.Errorf("status %d, %q\n%s", out.status, out.stdout, out.stderr)
-			}
-		})
-	}
-}
+func TestEscapes(t *testing.T)       { kernelBackend().WaysAround(t) }
+func TestNoFalseDenial(t *testing.T) { kernelBackend().NoFalseDenial(t) }
 
 // target is a command under a policy that runs beside the test.
 type target struct {
@@ -156,8 +66,8 @@ func start(t *testing.T, rules string, command ...string) *target {
 
 // TestWrapperKilled kills bulkhead itself: its target stays under the policy, and nothing is left when that has ended.
 func TestWrapperKilled(t *testing.T) {
-	program, _ := escapes(t)
-	g := start(t, escapesPolicy(program, nothing(t), bothLibraries), program, "wait")
+	program, _ := kernelBackend().Escapes(t)
+	g := start(t, enforcetest.EscapesPolicy(program, kernelBackend().Nothing(t), enforcetest.BothLibraries), program, "wait")
 	if err := g.wrapper.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -204,8 +114,8 @@ func leftovers(t *testing.T, pid int) (left []Leftover) {
 
 // TestApply swaps policies that both allow what the target does, under load, then puts one into force that does not.
 func TestApply(t *testing.T) {
-	program, _ := escapes(t)
-	g := start(t, escapesPolicy(program, nothing(t), bothLibraries), program, "loop")
+	program, _ := kernelBackend().Escapes(t)
+	g := start(t, enforcetest.EscapesPolicy(program, kernelBackend().Nothing(t), enforcetest.BothLibraries), program, "loop")
 	apply := func(name, text string) {
 		t.Helper()
 		p, err := policy.Parse(name, []byte(text))
@@ -219,7 +129,7 @@ func TestApply(t *testing.T) {
 	const swaps = 100
 	before := files(t, g.wrapper.Process.Pid)
 	for i := range swaps {
-		apply("swapped", escapesPolicy(program, nothing(t), []string{bothLibraries, `["libplugin.so", "lib[ab].so"]`}[i%2]))
+		apply("swapped", enforcetest.EscapesPolicy(program, kernelBackend().Nothing(t), []string{enforcetest.BothLibraries, `["libplugin.so", "lib[ab].so"]`}[i%2]))
 	}
 	if after := files(t, g.wrapper.Process.Pid); after > before+10 {
 		t.Errorf("%d files are open after %d swaps, %d before", after, swaps, before)
@@ -227,7 +137,7 @@ func TestApply(t *testing.T) {
 	if err := unix.Kill(g.pid, 0); err != nil || strings.Contains(g.stderr.String(), "may not call") {
 		t.Fatalf("a swap has denied a call: %v\n%s", err, g.stderr)
 	}
-	apply("last", escapesPolicy(program, nothing(t), `["libplugin.so"]`))
+	apply("last", enforcetest.EscapesPolicy(program, kernelBackend().Nothing(t), `["libplugin.so"]`))
 	err := g.wrapper.Wait()
 	if g.wrapper.ProcessState.ExitCode() != 128+int(unix.SIGKILL) || !strings.Contains(g.stderr.String(), "libb.so may not call getppid") {
 		t.Errorf("%v\n%s", err, g.stderr)
@@ -246,8 +156,8 @@ func files(t *testing.T, pid int) int {
 
 // TestBystander makes the denied calls in a process that is under no policy, while another is.
 func TestBystander(t *testing.T) {
-	program, _ := escapes(t)
-	g := start(t, escapesPolicy(program, nothing(t), bothLibraries), program, "wait")
+	program, _ := kernelBackend().Escapes(t)
+	g := start(t, enforcetest.EscapesPolicy(program, kernelBackend().Nothing(t), enforcetest.BothLibraries), program, "wait")
 	for _, way := range []string{"direct", "jit", "thread", "fork"} {
 		out, err := exec.Command(program, way).CombinedOutput()
 		if err != nil || string(out) != "escaped\n" {

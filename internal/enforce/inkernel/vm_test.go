@@ -6,16 +6,17 @@ import (
 	"testing"
 	"time"
 
+	"bulkhead/internal/enforce/enforcetest"
 	"bulkhead/internal/testenv"
 )
 
 // TestInVM runs the tests of what hooks deny on the kernels of Debian, where BPF LSM works.
 func TestInVM(t *testing.T) {
-	if prebuilt != "" {
+	if enforcetest.Prebuilt != "" {
 		t.Skip("this is the virtual machine")
 	}
-	two(t)
-	nothing(t)
+	kernelBackend().Two(t)
+	kernelBackend().Nothing(t)
 	files := map[string]string{"/test": testenv.BuildTest(t, "internal/enforce/inkernel")}
 	for _, name := range []string{"two", "liba.so", "libb.so", "nothing"} {
 		files["/fixtures/"+name] = filepath.Join(fixtures.Dir(), name)

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"bulkhead/internal/dso"
 	"bulkhead/internal/enforce/backend"
 	"bulkhead/internal/objfile"
@@ -32,15 +34,36 @@ func (s *supervisor) newImage(path string, rules *policy.Rules) *image {
 	return i
 }
 
-// govern finds the rules for the image at a path: those of the policy, or by on-exec those of the image before.
-func (s *supervisor) govern(path string, before *image) (*policy.Rules, bool) {
-	if rules, listed := s.opts.Policy.Rules(path); listed {
+// govern finds the rules for the image at a path, whose file can be opened at another one: those of the policy, or by on-exec
+// those of the image before.
+func (s *supervisor) govern(path, file string, before *image) (*policy.Rules, bool) {
+	if rules, listed := s.opts.Policy.Rules(path); listed && !s.changed(path, file) {
 		return rules, true
 	}
 	if before != nil && s.opts.Policy.OnExec == policy.InheritExec {
 		return before.rules, true
 	}
 	return nil, false
+}
+
+// listed are the files of the images that a policy lists.
+func listed(p *policy.Policy) map[string]identity {
+	files := map[string]identity{}
+	for i := range p.Programs {
+		var stat unix.Stat_t
+		path := p.Programs[i].Path
+		if unix.Stat(path, &stat) == nil {
+			files[path] = identify(&stat, path)
+		}
+	}
+	return files
+}
+
+// changed tells whether the file of a listed image is another one than when the policy came into force.
+func (s *supervisor) changed(path, file string) bool {
+	known, there := s.listed[path]
+	var stat unix.Stat_t
+	return there && unix.Stat(file, &stat) == nil && identify(&stat, path) != known
 }
 
 // Exec implements ptrace.Handler: the image that the kernel has opened is the one that counts.
@@ -51,12 +74,12 @@ func (s *supervisor) Exec(p *ptrace.Process) bool {
 		s.opts.Log("process %d is killed: the image that it executes cannot be found out: %v", p.PID, err)
 		return false
 	}
-	rules, ok := s.govern(path, before)
+	rules, ok := s.govern(path, fmt.Sprintf("/proc/%d/exe", p.PID), before)
 	if !ok && s.opts.Audit && before != nil {
 		rules, ok = before.rules, true
 	}
 	if !ok {
-		s.refuse(p, path, "the policy lists no [[program]] with its path")
+		s.refuse(p, path, "the policy lists no [[program]] with its path, or its file has changed since")
 		return false
 	}
 	if why := unsupported(p.PID); why != "" {

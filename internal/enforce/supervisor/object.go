@@ -40,6 +40,10 @@ type identity struct {
 	path          string
 }
 
+func identify(stat *unix.Stat_t, path string) identity {
+	return identity{stat.Dev, stat.Ino, stat.Size, stat.Ctim, path}
+}
+
 func newObjects(cache *cfi.Cache) (*objects, error) {
 	o := &objects{cache: cache, known: map[identity]func() *object{}}
 	vdso, err := backend.OpenVDSO()
@@ -72,7 +76,7 @@ func (o *objects) open(file *os.File, path string) *object {
 		file.Close()
 		return o.read(path, nil)
 	}
-	id := identity{stat.Dev, stat.Ino, stat.Size, stat.Ctim, path}
+	id := identify(&stat, path)
 	o.mu.Lock()
 	load, known := o.known[id]
 	if !known {

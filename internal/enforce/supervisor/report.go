@@ -77,6 +77,9 @@ func (s *supervisor) explain(d *denial.Denial, t *ptrace.Thread, i *image, v *vi
 		d.Compartment = attribution.ObjectName(i.path)
 		d.Decided = s.opts.Policy.File + `: on-exec = "deny"`
 		d.Remedy = "list " + v.image + " as a [[program]]"
+		if _, listed := s.listed[v.image]; listed {
+			d.Decided, d.Remedy = "its file has changed since the policy came into force", "start the command again"
+		}
 	case v.id == policy.Unknown && object != "":
 		d.Compartment = attribution.ObjectName(object)
 	}

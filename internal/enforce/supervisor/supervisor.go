@@ -24,6 +24,7 @@ type supervisor struct {
 	privileged bool
 	objects    *objects
 	images     map[imageKey]*image
+	listed     map[string]identity // the files of the images that the policy lists, by path
 	walker     *walker
 	refused    error // why the command could not start
 }
@@ -78,7 +79,7 @@ func newSupervisor(opts backend.Options) (*supervisor, error) {
 	}
 	return &supervisor{
 		opts: opts, answer: opts.OnViolation(), privileged: mayTraceAll(), objects: objects,
-		images: map[imageKey]*image{}, walker: newWalker(),
+		images: map[imageKey]*image{}, listed: listed(opts.Policy), walker: newWalker(),
 	}, nil
 }
 
@@ -121,7 +122,7 @@ func (s *supervisor) executes(t *ptrace.Thread, i *image) ptrace.Verdict {
 	if !known {
 		return ptrace.GoOn()
 	}
-	if _, ok := s.govern(path, i); ok {
+	if _, ok := s.govern(path, path, i); ok {
 		return ptrace.GoOn()
 	}
 	return s.violated(t, i, &violation{image: path, errno: unix.EPERM})

@@ -64,8 +64,11 @@ func wrap(file string, argv []string) int {
 		}
 	}
 	fmt.Fprintln(os.Stderr, "wrapper:", err)
-	return 125
+	return ownFailure
 }
+
+// ownFailure is the wrapper's status where the command could not be supervised.
+const ownFailure = 125
 
 // nobody is an ordinary user.
 const nobody = 65534
