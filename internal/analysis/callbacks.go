@@ -18,7 +18,7 @@ var callbackRegisters = map[string][]uint8{
 }
 
 // cleanups call what was pushed by the function that calls them
-// (nptl/old_pthread_cleanup.c): within libc one of its own handlers, which that
+// (nptl/cleanup_compat.c, cleanup_defer_compat.c): within libc one of its own handlers, which that
 // function names.
 var cleanups = []string{"_pthread_cleanup_pop", "_pthread_cleanup_pop_restore"}
 

@@ -197,6 +197,9 @@ func (c *charge) mangles(f fid) bool {
 	return c.lookedUp[f] || c.owner[f].conduit && c.guardedCalls[f]
 }
 
+// rpcPrefixes start the names of Sun RPC's functions.
+var rpcPrefixes = []string{"xdr", "clnt", "svc", "auth", "_authenticate", "callrpc", "registerrpc", "pmap_", "key_", "xprt_", "rtime"}
+
 // leaks reports whether the C library hands pointers to its private functions to
 // its users: the tables of Sun RPC's clients, servers and XDR streams are called
 // by macros. Nothing else in it does.
@@ -207,7 +210,7 @@ func (r *reach) leaks() bool {
 		}
 		for i := range l.Imports {
 			name := l.Imports[i].Name
-			if !strings.HasPrefix(name, "xdr") && !strings.HasPrefix(name, "clnt") && !strings.HasPrefix(name, "svc") {
+			if !slices.ContainsFunc(rpcPrefixes, func(p string) bool { return strings.HasPrefix(name, p) }) {
 				continue
 			}
 			if b := r.resolve(l, uint32(i)); b.object != nil && b.object.conduit {

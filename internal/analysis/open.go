@@ -66,6 +66,9 @@ var (
 // dynamic handles a call of dlopen, dlsym and their kin.
 func (r *reach) dynamic(l *linked, f fid, c uint32, name string) {
 	at := place{f, l.Calls[c].Off}
+	if name == "__nss_configure_lookup" && !l.conduit {
+		r.openEnds[at] = name + ", which chooses name services at run time: give their libraries with --with"
+	}
 	if reg, ok := dynamicLoads[name]; ok {
 		text, known := l.text(c, reg)
 		switch {

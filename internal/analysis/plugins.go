@@ -3,11 +3,13 @@ package analysis
 import (
 	_ "embed"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/pelletier/go-toml/v2"
 
@@ -130,31 +132,61 @@ func expandLoad(load string, set *asker) []string {
 	return []string{load}
 }
 
-// services lists the services that an nsswitch.conf names; without one glibc
-// uses files and dns (nss/nss_database.c).
+// nssDefaults are the services of the databases that an nsswitch.conf does not
+// list (nss/nss_database.c, per_database_defaults); all others have "files". Those
+// of the _compat databases are asked for by the service compat alone.
+var nssDefaults = map[string]string{
+	"hosts": "dns", "networks": "dns", "publickey": "nis nisplus",
+	"passwd_compat": "nis", "group_compat": "nis", "shadow_compat": "nis",
+}
+
+// services lists the services that glibc opens under an nsswitch.conf, nil if there
+// is none. It reads the file as nss/nss_database.c and nss/nss_action_parse.c do:
+// the colon may be missing, an action may follow its service without a space, and
+// a comment is a line whose database is unknown.
 func services(config []byte) []string {
-	if config == nil {
-		return []string{"files", "dns"}
+	out := []string{"files"}
+	add := func(names ...string) {
+		for _, name := range names {
+			if !slices.Contains(out, name) && !strings.Contains(name, "/") {
+				out = append(out, name)
+			}
+		}
 	}
-	var out []string
+	listed := map[string]bool{}
 	for line := range strings.Lines(string(config)) {
-		line, _, _ = strings.Cut(line, "#")
-		_, list, ok := strings.Cut(line, ":")
-		if !ok {
+		line = strings.TrimSpace(line)
+		end := strings.IndexFunc(line, func(c rune) bool { return c == ':' || unicode.IsSpace(c) })
+		if end <= 0 || line[0] == '#' {
 			continue
 		}
-		inAction := false
-		for _, word := range strings.Fields(list) {
-			if strings.HasPrefix(word, "[") {
-				inAction = true
-			}
-			if !inAction && !slices.Contains(out, word) && !strings.Contains(word, "/") {
-				out = append(out, word)
-			}
-			if strings.HasSuffix(word, "]") {
-				inAction = false
-			}
+		listed[line[:end]] = true
+		add(actions(strings.TrimLeft(line[end:], ": \t\v\f\r"))...)
+	}
+	for _, database := range slices.Sorted(maps.Keys(nssDefaults)) {
+		if !listed[database] && (!strings.HasSuffix(database, "_compat") || slices.Contains(out, "compat")) {
+			add(strings.Fields(nssDefaults[database])...)
 		}
 	}
 	return out
+}
+
+// actions lists the services of one database: SERVICE [STATUS=ACTION ...] ...
+func actions(list string) []string {
+	var out []string
+	for {
+		list = strings.TrimSpace(list)
+		end := strings.IndexFunc(list, func(c rune) bool { return c == '[' || unicode.IsSpace(c) })
+		if end < 0 {
+			end = len(list)
+		}
+		if end == 0 {
+			return out
+		}
+		out = append(out, list[:end])
+		list = strings.TrimSpace(list[end:])
+		if strings.HasPrefix(list, "[") {
+			_, list, _ = strings.Cut(list, "]")
+		}
+	}
 }

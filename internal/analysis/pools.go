@@ -77,11 +77,11 @@ func (c *charge) callsPools(f fid) uint16 {
 			from |= 1 << poolStarts
 		case c.converts(f):
 			from |= 1 << poolConversions
-			if c.dispatchers[f] {
-				from |= 1 << poolServices
-			}
 		default:
 			from |= 1 << poolNamed
+		}
+		if l.conduit && c.dispatchers[f] { // some without DL_CALL_FCT (inet/ether_hton.c)
+			from |= 1 << poolServices
 		}
 	}
 	if c.guardedCalls[f] && l.conduit {
