@@ -39,6 +39,14 @@ func TestTraceScripts(t *testing.T) {
 	runScripts(t, "testdata/trace")
 }
 
+// TestRunScripts runs what enforces without privileges.
+func TestRunScripts(t *testing.T) {
+	t.Parallel()
+	testenv.Require(t, kernel.Require(kernel.Supervisor))
+	testenv.Tool(t, "gcc")
+	runScripts(t, "testdata/run")
+}
+
 func requireTrace(t *testing.T) {
 	t.Helper()
 	testenv.Require(t, kernel.Require(kernel.Trace))

@@ -3,6 +3,7 @@ package ptrace
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -38,6 +39,9 @@ func (t *Tracer) seize(pid int) error {
 			if err != nil && len(t.threads) > 0 && traced(tid) {
 				continue // made by one that is seized: it tells
 			}
+			if err != nil && !runs(pid) {
+				return errEnded(pid)
+			}
 			if err != nil {
 				return fmt.Errorf("trace thread %d of process %d: %w", tid, pid, err)
 			}
@@ -47,7 +51,7 @@ func (t *Tracer) seize(pid int) error {
 		}
 	}
 	if p.threads == 0 {
-		return fmt.Errorf("process %d has ended or is a kernel thread", pid)
+		return errEnded(pid)
 	}
 	if !t.opts.Handler.Exec(p) {
 		t.detach()
@@ -63,6 +67,14 @@ func (t *Tracer) seize(pid int) error {
 	return nil
 }
 
+// runs tells whether a process has a program image: one that has ended and waits for its parent has none.
+func runs(pid int) bool {
+	_, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+func errEnded(pid int) error { return fmt.Errorf("process %d has ended or is a kernel thread", pid) }
+
 // join puts all threads of a seized process, which have been told to stop, under the filter at once. Calls that are under
 // way are not judged.
 func (t *Tracer) join(pid int) error {
@@ -75,7 +87,7 @@ func (t *Tracer) join(pid int) error {
 	}
 	at := slices.IndexFunc(t.early, func(e event) bool { return e.status.Stopped() })
 	if at < 0 {
-		return fmt.Errorf("process %d has ended", pid)
+		return errEnded(pid)
 	}
 	if err := install(t.early[at].tid, t.opts.Filter); err != nil {
 		return fmt.Errorf("put process %d under a filter: %w", pid, err)

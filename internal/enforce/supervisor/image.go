@@ -79,7 +79,7 @@ func (s *supervisor) Exec(p *ptrace.Process) bool {
 		rules, ok = before.rules, true
 	}
 	if !ok {
-		s.refuse(p, path, "the policy lists no [[program]] with its path, or its file has changed since")
+		s.refuse(p, path, s.unlisted(path))
 		return false
 	}
 	if why := unsupported(p.PID); why != "" {
@@ -88,6 +88,14 @@ func (s *supervisor) Exec(p *ptrace.Process) bool {
 	}
 	p.Data = s.imageOf(path, rules)
 	return true
+}
+
+// unlisted says why an image that the policy has no rules for has none.
+func (s *supervisor) unlisted(path string) string {
+	if _, listed := s.listed[path]; listed {
+		return "its file has changed since the policy came into force"
+	}
+	return "the policy lists no [[program]] with its path"
 }
 
 func (s *supervisor) refuse(p *ptrace.Process, path, why string) {

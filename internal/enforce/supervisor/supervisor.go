@@ -1,8 +1,8 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"syscall"
 
@@ -41,7 +41,7 @@ func Command(ctx context.Context, path string, argv []string, started func(pid i
 		opts.Log("%s has ended, but processes that it started have not: they stay supervised until they end or Ctrl-C", path)
 	}
 	status, err := ptrace.Command(ctx, path, argv, started, options)
-	return status, errors.Join(s.refused, err)
+	return status, cmp.Or(s.refused, err)
 }
 
 // Process puts a running process under a policy until it and all its descendants have ended. When ctx is done, all are
@@ -53,7 +53,7 @@ func Process(ctx context.Context, pid int, opts backend.Options) error {
 	}
 	started := func(int) { opts.Log("process %d is under the policy; Ctrl-C kills it", pid) }
 	err = ptrace.Attach(ctx, pid, started, options)
-	return errors.Join(s.refused, err)
+	return cmp.Or(s.refused, err)
 }
 
 func prepare(opts backend.Options) (*supervisor, ptrace.Options, error) {
