@@ -282,6 +282,9 @@ func (w *walker) call(in *insn, s *state) {
 		}
 	}
 	w.clobber(s, w.scratch)
+	if w.callsImport(in, "getenv") {
+		s.regs[disasm.RAX] = value{k: variable}
+	}
 	if w.frameEscapes {
 		// The callee may write words of the frame whose address it has.
 		w.forgetEscapedWords(s)
@@ -374,6 +377,16 @@ func (w *walker) callValue(in *insn, s *state, v value) {
 	w.addCall(in, s, CallIndirect, w.expr(v))
 }
 
+// callsImport reports whether a call goes to the import of a name.
+func (w *walker) callsImport(in *insn, name string) bool {
+	t, ok := in.shape.Target(w.start + uint64(in.off))
+	if !ok {
+		return false
+	}
+	i, ok := w.stubImport(t)
+	return ok && w.sum.Imports[i].Name == name
+}
+
 // endsAt reports whether the call at in is known not to return.
 func (w *walker) endsAt(in *insn) bool {
 	t, ok := in.shape.Target(w.start + uint64(in.off))
@@ -405,7 +418,7 @@ func (w *walker) addCall(in *insn, s *state, kind CallKind, target uint32) {
 // it escapes.
 func (w *walker) addArg(in *insn, reg uint8, v value, kind CallKind) {
 	switch v.k {
-	case unknown, tableEntry, tableJump, labelJump, guarded, otherStack:
+	case unknown, tableEntry, tableJump, labelJump, guarded, variable, otherStack:
 		return
 	case frame:
 		return

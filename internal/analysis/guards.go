@@ -33,6 +33,9 @@ type guard struct {
 	Never    bool     `toml:"never"`
 	Outside  bool     `toml:"outside"`
 	Why      string   `toml:"why"`
+	// Named are constants that reached code names, for functions that are entered
+	// through pointers alone.
+	Named []string `toml:"-"`
 }
 
 var guards = sync.OnceValue(func() []guard {
@@ -65,12 +68,20 @@ func (l *linked) guarded() map[uint32][]*guard {
 			continue
 		}
 		for i := range l.Exports {
-			if e := &l.Exports[i]; e.Name == g.Function && e.Kind == ExportFunc {
+			if e := &l.Exports[i]; e.Kind == ExportFunc && matches(g.Function, e.Name) {
 				out[e.Func] = append(out[e.Func], g)
 			}
 		}
 	}
 	return out
+}
+
+// matches reports whether a name is that of a guard, or fits its pattern.
+func matches(pattern, name string) bool {
+	if !strings.HasSuffix(pattern, "*") {
+		return pattern == name
+	}
+	return strings.HasPrefix(name, strings.TrimSuffix(pattern, "*"))
 }
 
 // guardPrivate finds the private functions that fit all that g tells them by.
@@ -161,6 +172,7 @@ func (r *reach) guard(l *linked) {
 		r.guards[l.first+fn] = list
 	}
 	r.guardWide(l)
+	r.guardServices(l)
 }
 
 // ignores reports whether a guard says of function to that it does nothing when f
@@ -196,6 +208,9 @@ func (r *reach) met(g *guard) bool {
 	if g.Wide && r.wide {
 		return true
 	}
+	if slices.ContainsFunc(g.Named, func(name string) bool { return r.constants[name] }) {
+		return true
+	}
 	for _, name := range g.Needs {
 		for _, d := range r.defs[name] {
 			if d.export.Kind != ExportFunc {
@@ -217,12 +232,17 @@ func (r *reach) waits(f fid, name string, key heldKey, then func()) bool {
 		if len(g.Needs) == 0 && !g.Never || name == "" && (len(g.Of) > 0 || g.Opens) || name != "" && !slices.Contains(g.Of, name) || r.met(g) {
 			continue
 		}
-		if !slices.ContainsFunc(r.held, func(h held) bool { return h.key == key }) {
-			r.held = append(r.held, held{g, key, then})
-		}
+		r.hold(g, key, then)
 		return true
 	}
 	return false
+}
+
+// hold keeps then until what g needs is reachable.
+func (r *reach) hold(g *guard, key heldKey, then func()) {
+	if !slices.ContainsFunc(r.held, func(h held) bool { return h.key == key }) {
+		r.held = append(r.held, held{g, key, then})
+	}
 }
 
 // opensNothing reports whether f's calls through pointers wait for what is not

@@ -26,6 +26,7 @@ func (r *reach) named(l *linked, at place, text string) {
 	if strings.Contains(text, wideMode) && !l.conduit {
 		r.wide = true
 	}
+	r.nameService(text)
 	plugins := r.plugins.loads(l.object, text, r.set)
 	if isLibraryName(text) && !slices.ContainsFunc(plugins, func(x pluginLoad) bool { return x.name == text }) {
 		r.want(l, at, pluginLoad{name: text})

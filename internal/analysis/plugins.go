@@ -82,7 +82,7 @@ func parsePlugins(name string, data []byte) (Plugins, error) {
 
 // triggers are the constants that summaries have to note.
 func (p Plugins) triggers() []string {
-	var out []string
+	out := slices.Clone(serviceFunctions)
 	for _, x := range p {
 		out = append(out, x.String)
 	}

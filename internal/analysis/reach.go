@@ -84,14 +84,16 @@ type reach struct {
 	symbols    map[string][]place
 	streams    map[uint64]*stream // by offset in a table
 	guards     map[fid][]*guard
+	services   map[fid]*guard    // functions of name services
 	profilers  []map[uint32]bool // by object: functions that call conversions and name services
 	cleanups   map[fid]bool
 	pops       map[fid]bool   // functions of glibc that call these
 	params     map[fid]uint32 // registers of parameters, where known
 	callbacks  map[fid]uint32 // registers of functions that are called and not kept
 	held       []held
-	wide       bool // a stream may be opened with a wide mode
-	cause      why  // of what is escaping now
+	wide       bool            // a stream may be opened with a wide mode
+	constants  map[string]bool // of functions of name services, that reached code names
+	cause      why             // of what is escaping now
 }
 
 // A stream is an entry of glibc's tables of stream functions: who calls it, and
@@ -149,9 +151,9 @@ const (
 
 func newReach(p *program) *reach {
 	r := &reach{
-		program: p, streams: map[uint64]*stream{}, guards: map[fid][]*guard{}, callbacks: map[fid]uint32{}, params: map[fid]uint32{}, cleanups: map[fid]bool{}, pops: map[fid]bool{}, registrars: map[fid]bool{},
+		program: p, streams: map[uint64]*stream{}, guards: map[fid][]*guard{}, services: map[fid]*guard{}, callbacks: map[fid]uint32{}, params: map[fid]uint32{}, cleanups: map[fid]bool{}, pops: map[fid]bool{}, registrars: map[fid]bool{},
 		unresolved: map[place]bool{},
-		openEnds:   map[place]string{}, wanted: map[string]bool{}, symbols: map[string][]place{},
+		openEnds:   map[place]string{}, constants: map[string]bool{}, wanted: map[string]bool{}, symbols: map[string][]place{},
 	}
 	r.grow()
 	return r
@@ -263,7 +265,8 @@ var loaderCalls = []string{
 // reach marks a function as reachable.
 func (r *reach) reach(f fid, because why) {
 	if !r.reached[f] {
-		if r.waits(f, "", heldKey{f: f}, func() { r.reach(f, because) }) {
+		again := func() { r.reach(f, because) }
+		if r.waits(f, "", heldKey{f: f}, again) || because.kind != byCall && r.waitsForName(f, again) {
 			return
 		}
 		r.reached[f] = true

@@ -24,6 +24,7 @@ const (
 	tableJump       // that entry added to value i of the list: the target of a switch
 	labelJump       // an address in the function plus something: where assembly jumps
 	guarded         // a pointer that was kept mangled with the pointer guard (PTR_DEMANGLE)
+	variable        // what getenv returned: null or the address of a string
 	otherStack      // an address in a stack that is not the function's own: only in rsp
 	oneOf           // a member of set i
 )
@@ -176,7 +177,7 @@ func (m *union) addAll(vs *values, v *value) {
 
 func (m *union) add(v value) {
 	switch v.k {
-	case unknown, tableEntry, tableJump, labelJump, guarded, frame, otherStack:
+	case unknown, tableEntry, tableJump, labelJump, guarded, variable, frame, otherStack:
 		m.unknown = true
 		return
 	}

@@ -378,6 +378,15 @@ func (w *walker) block(b int, s *state) {
 			w.jump(in, s)
 			return
 		case disasm.CondJump:
+			if i > blk.first && w.differs(&w.insns[i-1], s) {
+				switch in.shape.Opcode() {
+				case 0x74, disasm.Escape0F | 0x84:
+					continue
+				case 0x75, disasm.Escape0F | 0x85:
+					w.jump(in, s)
+					return
+				}
+			}
 			w.jump(in, s)
 		case disasm.JumpIndirect:
 			w.jumpIndirect(in, s)
@@ -389,6 +398,19 @@ func (w *walker) block(b int, s *state) {
 	} else {
 		w.fallOff(blk, s)
 	}
+}
+
+// differs reports whether in compares what getenv returned with -1: that is never
+// the address of a string. LLVM's LinkAllPasses.h and its like name functions behind
+// this comparison, so that they are linked and never called.
+func (w *walker) differs(in *insn, s *state) bool {
+	sh := &in.shape
+	if sh.Opcode() != 0x83 || sh.Digit() != 7 || sh.OperandSize() != 8 {
+		return false
+	}
+	r, ok := sh.RM()
+	imm, _ := sh.Imm()
+	return ok && imm == -1 && s.regs[r].k == variable
 }
 
 // fallOff handles code that runs over the end of its function: into the next
