@@ -40,7 +40,7 @@ func (s *scanner) assemble() {
 			Calls: uint32(len(sum.Calls)), Refs: uint32(len(sum.Refs)),
 			Sites: uint32(len(sum.Sites)), Returns: uint32(len(sum.Returns)),
 			Names:   uint32(len(sum.Names)),
-			Escapes: f.escapes, Uses: f.uses, Streams: f.streams,
+			Escapes: f.escapes, Uses: f.uses, Tests: f.tests, Streams: f.streams,
 		}
 	}
 }
@@ -133,7 +133,10 @@ func (s *scanner) keepArg(c *Call, a Arg, needs []uint32) bool {
 	if c.Kind == CallFunc {
 		f := &s.facts[c.Target]
 		if number {
-			return (f.uses|needs[c.Target])&(1<<a.Reg) != 0
+			return (f.uses|f.tests|needs[c.Target])&(1<<a.Reg) != 0
+		}
+		if f.tests&(1<<a.Reg) != 0 && s.sum.Exprs[a.Expr].Op == OpParam {
+			return true
 		}
 		return (f.escapes|f.uses|needs[c.Target])&(1<<a.Reg) != 0
 	}

@@ -202,7 +202,7 @@ func (r *reach) callsBack(f fid, c uint32, to fid) {
 	}
 	r.edges[f] = append(r.edges[f], edge{to: to, off: off})
 	r.reach(to, why{f, off, byCall})
-	for uses, reg := r.funcOf(to).Uses, uint8(0); uses != 0; uses, reg = uses>>1, reg+1 {
+	for uses, reg := r.funcOf(to).Uses|r.funcOf(to).Tests, uint8(0); uses != 0; uses, reg = uses>>1, reg+1 {
 		if uses&1 != 0 {
 			r.addUnknown(nodeKey{to, reg})
 		}

@@ -80,6 +80,7 @@ type charge struct {
 	exits       []bool       // by function: calls what is registered for exit
 	services    []bool       // by function: a name service
 	dispatchers []bool       // by function: looks name services up
+	named       map[fid]bool // by dispatcher: enters the name services' functions that it or its callers name
 	finalizes   map[fid]bool // calls what one object has registered
 	allocates   map[fid]bool // allocators, which others are given to use
 	bottom      map[fid]bool // outermost functions of threads
@@ -139,6 +140,7 @@ func newCharge(r *reach) *charge {
 	}
 	c.findStarts()
 	c.findTables()
+	c.dispatch()
 	c.findRelated()
 	c.local, c.at = make([]callset, len(c.objects)), make([]callset, len(c.objects)+1)
 	c.through = c.solve()

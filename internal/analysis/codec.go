@@ -8,7 +8,7 @@ import (
 )
 
 // summaryVersion changes with everything that changes summaries.
-const summaryVersion = 14
+const summaryVersion = 17
 
 // The file of a summary is for this machine's byte order and layout of structs:
 // a magic, and then each table with its length in front.
@@ -71,6 +71,7 @@ func (c *coder) summary(s *Summary) {
 	table(c, &s.Funcs)
 	table(c, &s.Calls)
 	table(c, &s.Args)
+	table(c, &s.Whens)
 	table(c, &s.Refs)
 	table(c, &s.Sites)
 	table(c, &s.Returns)

@@ -404,6 +404,10 @@ func (w *walker) endsAt(in *insn) bool {
 func (w *walker) addCall(in *insn, s *state, kind CallKind, target uint32) {
 	c := rawCall{Call: Call{Off: in.off, Kind: kind, Tail: !in.shape.IsCall(), Target: target}}
 	c.args[0], c.texts[0] = len(w.args), len(w.texts)
+	if x, ok := s.not.when(); ok && !w.sum.Go {
+		w.tests |= 1 << x.Reg
+		c.When = w.addWhen(x)
+	}
 	for r := disasm.RAX; r <= disasm.R15; r++ {
 		if w.handed.Has(r) && (kind == CallFunc || w.argRegs.Has(r)) {
 			w.addArg(in, uint8(r), w.goArg(s, s.regs[r]), kind)

@@ -63,3 +63,65 @@ func (r *reach) nameService(text string) {
 		r.constants[text] = true
 	}
 }
+
+// dispatch finds which functions of libc's own name services those that look them
+// up enter: those whose names they hand over, or, where they are given the name,
+// those whose names their callers hand over.
+func (c *charge) dispatch() {
+	c.named = map[fid]bool{}
+	byName := map[string][]fid{}
+	for f, g := range c.reach.services {
+		for _, name := range g.Named {
+			if c.services[f] {
+				byName[name] = append(byName[name], f)
+			}
+		}
+	}
+	enter := func(f fid, names []string) {
+		for _, name := range names {
+			c.tables[f] = append(c.tables[f], byName[name]...)
+		}
+	}
+	callers := map[fid][]fid{}
+	for f := range c.edges {
+		for _, e := range c.edges[f] {
+			if c.dispatchers[e.to] {
+				callers[e.to] = append(callers[e.to], fid(f))
+			}
+		}
+	}
+	for i, is := range c.dispatchers {
+		f := fid(i)
+		if !is || !c.isGlibc(c.owner[f]) {
+			continue
+		}
+		if names := c.serviceNames(f); len(names) > 0 {
+			c.named[f] = true
+			enter(f, names)
+			continue
+		}
+		given := len(callers[f]) > 0 && !c.escaped[f]
+		for _, from := range callers[f] {
+			given = given && len(c.serviceNames(from)) > 0
+		}
+		if !given {
+			continue
+		}
+		c.named[f] = true
+		for _, from := range callers[f] {
+			enter(from, c.serviceNames(from))
+		}
+	}
+}
+
+// serviceNames lists the functions of name services that f names.
+func (c *charge) serviceNames(f fid) []string {
+	l := c.owner[f]
+	var out []string
+	for _, n := range l.names(f - l.first) {
+		if _, ok := slices.BinarySearch(serviceFunctions, n.Text); ok {
+			out = append(out, n.Text)
+		}
+	}
+	return out
+}

@@ -80,7 +80,7 @@ func (c *charge) callsPools(f fid) uint16 {
 		default:
 			from |= 1 << poolNamed
 		}
-		if l.conduit && c.dispatchers[f] { // some without DL_CALL_FCT (inet/ether_hton.c)
+		if l.conduit && c.dispatchers[f] && !c.named[f] { // some without DL_CALL_FCT (inet/ether_hton.c)
 			from |= 1 << poolServices
 		}
 	}
@@ -92,7 +92,7 @@ func (c *charge) callsPools(f fid) uint16 {
 		} else {
 			from |= 1 << poolGuarded
 		}
-		if c.dispatchers[f] {
+		if c.dispatchers[f] && !c.named[f] {
 			from |= 1 << poolServices
 		}
 	}

@@ -92,6 +92,7 @@ type reach struct {
 	callbacks  map[fid]uint32 // registers of functions that are called and not kept
 	held       []held
 	wide       bool            // a stream may be opened with a wide mode
+	followed   map[place]bool  // calls that waited for a parameter's value, by index
 	constants  map[string]bool // of functions of name services, that reached code names
 	cause      why             // of what is escaping now
 }
@@ -147,13 +148,14 @@ const (
 	useEscape
 	useRegister
 	useCallback
+	useWhen
 )
 
 func newReach(p *program) *reach {
 	r := &reach{
 		program: p, streams: map[uint64]*stream{}, guards: map[fid][]*guard{}, services: map[fid]*guard{}, callbacks: map[fid]uint32{}, params: map[fid]uint32{}, cleanups: map[fid]bool{}, pops: map[fid]bool{}, registrars: map[fid]bool{},
 		unresolved: map[place]bool{},
-		openEnds:   map[place]string{}, constants: map[string]bool{}, wanted: map[string]bool{}, symbols: map[string][]place{},
+		openEnds:   map[place]string{}, constants: map[string]bool{}, followed: map[place]bool{}, wanted: map[string]bool{}, symbols: map[string][]place{},
 	}
 	r.grow()
 	return r
@@ -235,11 +237,11 @@ func (r *reach) roots(l *linked) {
 		switch sl := &l.Slots[i]; sl.Kind {
 		case SlotResolver:
 			if sl.Target != none {
-				r.reach(l.first+sl.Target, r.cause)
+				r.enter(l.first + sl.Target)
 			}
 		case SlotImport:
 			if b := r.resolve(l, sl.Target); b.object != nil && b.export.Kind == ExportResolver {
-				r.reach(b.object.first+b.export.Func, r.cause)
+				r.enter(b.object.first + b.export.Func)
 			}
 		}
 	}
@@ -288,8 +290,13 @@ func (r *reach) escape(f fid) {
 		return
 	}
 	r.escaped[f] = true
+	r.enter(f)
+}
+
+// enter marks a function as entered with anything.
+func (r *reach) enter(f fid) {
 	r.reach(f, r.cause)
-	for uses, reg := r.funcOf(f).Uses, uint8(0); uses != 0; uses, reg = uses>>1, reg+1 {
+	for uses, reg := r.funcOf(f).Uses|r.funcOf(f).Tests, uint8(0); uses != 0; uses, reg = uses>>1, reg+1 {
 		if uses&1 != 0 {
 			r.addUnknown(nodeKey{f, reg})
 		}
@@ -450,7 +457,7 @@ func (r *reach) imported(l *linked, i uint32, addend int64) {
 
 // resolver lets what an IFUNC resolver returns escape.
 func (r *reach) resolver(l *linked, fn uint32) {
-	r.reach(l.first+fn, r.cause)
+	r.enter(l.first + fn)
 	for _, t := range r.returned(l, fn) {
 		r.escape(t)
 	}
@@ -508,7 +515,7 @@ func (r *reach) function(f fid) {
 	}
 	first := l.firstCall(i)
 	for j := range l.calls(i) {
-		r.call(l, f, first+uint32(j))
+		r.follow(l, f, first+uint32(j))
 	}
 	for j, s := range l.sites(i) {
 		for _, e := range l.members(s.Expr) {
@@ -818,7 +825,8 @@ func (r *reach) connect(l *linked, f fid, c uint32, to fid) {
 		callee.Uses &= params
 		callee.Escapes &= params
 	}
-	missing, uncalled := callee.Uses, calls
+	callee.Tests &^= callee.Uses | calls
+	missing, uncalled := callee.Uses|callee.Tests, calls
 	for _, a := range l.args(c) {
 		bit := uint32(1) << a.Reg
 		if calls&bit != 0 {
@@ -831,6 +839,12 @@ func (r *reach) connect(l *linked, f fid, c uint32, to fid) {
 		if callee.Escapes&bit != 0 && !(callee.Uses&bit != 0 && r.isGlibc(l) && r.isGlibc(r.owner[to])) {
 			for _, e := range l.members(a.Expr) {
 				r.escapeExpr(l, f, off, e)
+			}
+		}
+		if callee.Tests&bit != 0 {
+			missing &^= bit
+			for _, e := range l.members(a.Expr) {
+				r.handTested(f, e, nodeKey{to, a.Reg})
 			}
 		}
 		if callee.Uses&bit == 0 {
@@ -977,6 +991,8 @@ func (r *reach) use(k nodeKey, u use) {
 func (r *reach) apply(n *node, u use, f *fid, v *int64) {
 	l := r.owner[u.fn]
 	switch {
+	case u.kind == useWhen:
+		r.meets(l, u.fn, u.call, v)
 	case u.kind == useForward && f != nil:
 		r.addFunc(u.to, *f, r.cause)
 	case u.kind == useForward:
@@ -1000,6 +1016,8 @@ func (r *reach) applyUnknown(u use) {
 	switch u.kind {
 	case useForward:
 		r.addUnknown(u.to)
+	case useWhen:
+		r.meets(l, u.fn, u.call, nil)
 	case useCall:
 		r.callUnknown(l, u.fn, u.call, true)
 	case useCallback:

@@ -68,6 +68,7 @@ type scanner struct {
 	names    []Name
 	triggers []string // constants that plug-in loaders name, sorted
 	exprs    map[Expr]uint32
+	whens    map[When]uint32
 	starts   map[uint64]bool // addresses of data that code or data names
 	tls      map[uint64]bool // linkage table words that describe thread-local variables
 }
@@ -75,7 +76,7 @@ type scanner struct {
 // funcFacts are a function's runs in the scanner's tables.
 type funcFacts struct {
 	calls, refs, sites, rets, gaps, names [2]int
-	escapes, uses                         uint32
+	escapes, uses, tests                  uint32
 	returns, streams                      bool
 }
 
@@ -102,7 +103,7 @@ func Summarize(f *objfile.File, triggers []string) (*Summary, error) {
 	s := &scanner{
 		f: f, sum: &Summary{BuildID: f.BuildID, Interp: f.Interp}, pie: f.Type == elf.ET_DYN,
 		imports: map[uint32]uint32{}, entries: map[uint32][]uint64{}, late: map[uint32]bool{},
-		resolvers: map[uint32]bool{}, exprs: map[Expr]uint32{}, starts: map[uint64]bool{}, tls: map[uint64]bool{}, judged: map[uint64]bool{},
+		resolvers: map[uint32]bool{}, exprs: map[Expr]uint32{}, whens: map[When]uint32{}, starts: map[uint64]bool{}, tls: map[uint64]bool{}, judged: map[uint64]bool{},
 		argRegs: argsC, scratch: scratchC, triggers: triggers,
 	}
 	for _, step := range []func() error{s.readImage, s.findFunctions, s.readPointers, s.readSymbols, s.readRoots} {
@@ -685,6 +686,7 @@ func (s *scanner) walkAll() {
 	s.sum.Funcs = make([]Func, len(s.ranges))
 	s.facts = make([]funcFacts, len(s.ranges))
 	s.addExpr(Expr{}) // OpUnknown is expression 0
+	s.addWhen(When{})
 	clear(s.late)
 	w := &walker{scanner: s, refSeen: map[Ref]struct{}{}, lost: map[value]struct{}{}}
 	for fn := range s.ranges {
@@ -759,6 +761,16 @@ func (s *scanner) improvable(fn uint32) bool {
 		return false
 	}
 	return slices.ContainsFunc(s.calls[f.calls[0]:f.calls[1]], func(c rawCall) bool { return s.comesNotBack(&c.Call) })
+}
+
+func (s *scanner) addWhen(x When) uint32 {
+	if i, ok := s.whens[x]; ok {
+		return i
+	}
+	i := uint32(len(s.sum.Whens))
+	s.sum.Whens = append(s.sum.Whens, x)
+	s.whens[x] = i
+	return i
 }
 
 func (s *scanner) addExpr(e Expr) uint32 {

@@ -23,6 +23,7 @@ type Summary struct {
 	Funcs   []Func   // sorted by Start
 	Calls   []Call
 	Args    []Arg
+	Whens   []When // the first stands for none
 	Refs    []Ref
 	Sites   []Site
 	Returns []uint32 // expressions that IFUNC resolvers return
@@ -77,8 +78,9 @@ type Func struct {
 	// Escapes has the registers (bit n: register n) whose value at entry the
 	// function stores or hands on in ways that are not followed. Uses has those
 	// whose value at entry is called, handed on or used as a system call number.
-	Escapes, Uses uint32
-	Streams       bool // names the tables of stream functions
+	// Tests has those that decide whether calls are made (Call.When).
+	Escapes, Uses, Tests uint32
+	Streams              bool // names the tables of stream functions
 }
 
 // A Call is a call or a tail jump.
@@ -88,6 +90,7 @@ type Call struct {
 	Tail   bool   // a jump: the frame of the function is gone
 	Target uint32 // function, import or expression
 	Args   uint32 // end of its run in Args
+	When   uint32 // for which values of a parameter it is made; 0: for all
 }
 
 // CallKind says what Call.Target is.

@@ -535,10 +535,7 @@ func (w *walker) touch(in *insn, s *state) {
 	if !ok {
 		return
 	}
-	size := int64(8)
-	if in.shape.Opcode() >= disasm.Escape0F {
-		size = maxOperand
-	}
+	size := int64(in.shape.MemBytes())
 	switch l.base.k {
 	case address:
 		if !l.known {

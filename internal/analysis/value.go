@@ -264,6 +264,7 @@ type state struct {
 	// crowded says that there were more words than are tracked: what is not in
 	// stack may have been written.
 	crowded bool
+	not     excluded // values that parameters do not have here
 }
 
 func entryState() state {
@@ -326,6 +327,9 @@ func (s *state) setWord(off, size int64, v value) bool {
 func (s *state) join(b *state, vs *values, dropped func(value)) bool {
 	changed := s.crowded != (s.crowded || b.crowded)
 	s.crowded = s.crowded || b.crowded
+	if s.not.join(&b.not) {
+		changed = true
+	}
 	for r := range s.regs {
 		if s.regs[r] == b.regs[r] {
 			continue

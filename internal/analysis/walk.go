@@ -71,7 +71,7 @@ type walker struct {
 	handed                     disasm.RegSet // registers that the call being noted hands over
 	refSeen                    map[Ref]struct{}
 	escapes                    uint32
-	uses                       uint32
+	uses, tests                uint32
 	// held are code addresses and parameters stored in the function's frame; they
 	// escape if the frame's address does.
 	held         []stackWord
@@ -85,7 +85,7 @@ type walker struct {
 func (w *walker) function(fn uint32) {
 	r := w.ranges[fn]
 	w.fn, w.start, w.end = fn, r.start, r.end
-	w.escapes, w.uses = 0, 0
+	w.escapes, w.uses, w.tests = 0, 0, 0
 	w.blind, w.freshBlind, w.frameEscapes = false, false, false
 	w.steps = 0
 	w.handed = w.argRegs
@@ -152,7 +152,7 @@ func (w *walker) note() {
 	}
 	w.emit = false
 	begin(f, 1)
-	f.escapes, f.uses = w.escapes, w.uses
+	f.escapes, f.uses, f.tests = w.escapes, w.uses, w.tests
 }
 
 // decode fills insns and marks the leaders that direct branches make.
@@ -386,6 +386,15 @@ func (w *walker) block(b int, s *state) {
 					w.jump(in, s)
 					return
 				}
+			}
+			if i > blk.first {
+				taken, not := w.branch(&w.insns[i-1], in, s)
+				here := s.not
+				s.not.add(&taken)
+				w.jump(in, s)
+				s.not = here
+				s.not.add(&not)
+				continue
 			}
 			w.jump(in, s)
 		case disasm.JumpIndirect:

@@ -30,6 +30,41 @@ func (s *Shape) RM() (r Register, ok bool) {
 	return s.register(s.modrm&7, rexB, false), true
 }
 
+// LowRM is RM for an operand whose low byte is meant: ok is false for ah, ch, dh
+// and bh, which a byte-wide operand without REX may be.
+func (s *Shape) LowRM(byteWide bool) (r Register, ok bool) {
+	r, ok = s.RM()
+	if ok && byteWide && s.rex == 0 && s.modrm&7 >= 4 {
+		return NoRegister, false
+	}
+	return r, ok
+}
+
+// MemBytes bounds the size of a memory operand in bytes. Those of the instructions
+// that save and restore the state of a processor are larger.
+func (s *Shape) MemBytes() int {
+	switch {
+	case s.opmap >= vex, s.opmap == legacy38 && s.opcode == 0xf8: // movdir64b
+		return 64
+	case s.opmap == legacy:
+		return 8
+	case s.opmap == legacy0F:
+		switch s.opcode {
+		case 0x12, 0x13, 0x16, 0x17: // movlps, movhps; F3: movsldup, movshdup
+			if s.prefix&rep == 0 {
+				return 8
+			}
+		case 0x6e, 0xd6: // movd, movq
+			return 8
+		case 0x7e:
+			if s.prefix&rep != 0 {
+				return 8
+			}
+		}
+	}
+	return 16
+}
+
 // OpReg returns the register in the opcode's low three bits.
 func (s *Shape) OpReg() Register { return s.register(s.opcode&7, rexB, false) }
 
