@@ -103,10 +103,11 @@ func kernelBackend() *enforcetest.Backend {
 	return &enforcetest.Backend{Govern: govern, UID: os.Geteuid(), Late: true, Fixtures: fixtures}
 }
 
-func TestAllowed(t *testing.T) { kernelBackend().Allowed(t) }
-func TestAudit(t *testing.T)   { kernelBackend().Audit(t) }
-func TestKill(t *testing.T)    { kernelBackend().Kill(t) }
-func TestChain(t *testing.T)   { kernelBackend().Chain(t) }
+func TestAllowed(t *testing.T)   { kernelBackend().Allowed(t) }
+func TestAudit(t *testing.T)     { kernelBackend().Audit(t) }
+func TestKill(t *testing.T)      { kernelBackend().Kill(t) }
+func TestChain(t *testing.T)     { kernelBackend().Chain(t) }
+func TestGoModules(t *testing.T) { kernelBackend().GoModules(t, "kill") }
 
 func TestDeny(t *testing.T) {
 	needHooks(t)

@@ -32,3 +32,4 @@ func TestChain(t *testing.T)         { asNobody().Chain(t) }
 func TestNoEffects(t *testing.T)     { asNobody().NoEffects(t) }
 func TestEscapes(t *testing.T)       { asNobody().WaysAround(t) }
 func TestNoFalseDenial(t *testing.T) { asNobody().NoFalseDenial(t) }
+func TestGoModules(t *testing.T)     { asNobody().GoModules(t, "deny") }
