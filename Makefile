@@ -29,6 +29,15 @@ PART ?= all
 soundness: setup
 	BULKHEAD_SOUNDNESS=$(PART) go test -count=1 -timeout 3h -v -run TestSweep ./cmd/bulkhead
 
+# What needs a kernel with BPF LSM, or another one than this machine's, in qemu: Debian's 6.1 and 6.12. make test runs it too.
+test-kernels: setup
+	CI=1 go test -count=1 -timeout 1h -v -run 'InVM$$|TestVM' ./...
+
+# Enforcing at full size: 10,000 forks, 1,000 policies one after another, servers under whole benchmarks.
+stress: setup
+	BULKHEAD_STRESS=1 go test -count=1 -timeout 1h -v -run 'TestNoFalseDenial|TestApply$$' ./internal/enforce/inkernel
+	BULKHEAD_SERVERS=1 go test -count=1 -timeout 1h -v -run TestServers ./cmd/bulkhead
+
 # How many system calls the analysis gives: fixed programs, and the mean of a sample drawn with SEED.
 SEED ?= 1
 precision: setup
@@ -58,4 +67,4 @@ fuzz:
 	scripts/fuzz.sh $(FUZZTIME)
 
 FORCE:
-.PHONY: FORCE dist install study demo test setup generate generated soundness precision bench fuzz
+.PHONY: FORCE dist install study demo test test-kernels stress setup generate generated soundness precision bench fuzz

@@ -62,6 +62,15 @@ typedef struct {
 	void *vdso;
 } mm_context_t;
 
+/* Where an address space keeps its mappings, from 6.1. A node has 256 bytes. */
+struct maple_tree {
+	void *ma_root;
+};
+
+struct mm_struct___maple {
+	struct maple_tree mm_mt;
+};
+
 struct mm_struct {
 	unsigned long start_code;
 	unsigned long exec_vm;

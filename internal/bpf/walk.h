@@ -311,10 +311,13 @@ static long read_mapping(struct task_struct *task, struct vm_area_struct *vma, s
 	struct super_block *device = NULL;
 	struct mm_struct *mm = NULL;
 
-	m->start = vma->vm_start;
-	m->end = vma->vm_end;
-	m->page_offset = vma->vm_pgoff;
-	m->executable = vma->vm_flags & VM_EXEC;
+	unsigned long flags = 0;
+
+	read_field(m->start, vma->vm_start);
+	read_field(m->end, vma->vm_end);
+	read_field(m->page_offset, vma->vm_pgoff);
+	read_field(flags, vma->vm_flags);
+	m->executable = flags & VM_EXEC;
 	read_field(file, vma->vm_file);
 	if (file) {
 		m->backed = true;
@@ -332,6 +335,83 @@ static long read_mapping(struct task_struct *task, struct vm_area_struct *vma, s
 		read_field(vdso, mm->context.vdso);
 		m->vdso = m->start == (u64)vdso;
 	}
+	return 0;
+}
+
+/*
+ * The mapping at an address while somebody else changes mappings, so that
+ * bpf_find_vma refuses: a fork of a large process takes milliseconds. Reads
+ * the tree as the kernel's own page faults do, without its lock (Linux
+ * Documentation/core-api/maple_tree.rst); what is found has to be a mapping of
+ * the address space that covers the address. No tree before 6.1.
+ */
+#define MAPLE_DEPTH 8
+#define MAPLE_NODE 4   /* MAPLE_ENODE_NULL, in every pointer to a node */
+#define MAPLE_LEAF 1   /* enum maple_type: leaf_64, range_64, arange_64 */
+#define MAPLE_ARANGE 3
+#define MAPLE_SLOTS 16
+#define MAPLE_ARANGE_SLOTS 10
+
+struct maple_walk {
+	u64 entry; /* a node with its type, or a mapping */
+	u64 address;
+	u32 found;
+	u32 slots;
+	u64 node;
+	u32 slot;
+	u32 type;
+};
+
+static long maple_pivot(u32 i, struct maple_walk *w)
+{
+	u64 pivot = 0;
+
+	w->slot = i;
+	if (i + 1 >= w->slots || bpf_probe_read_kernel(&pivot, sizeof(pivot), (void *)(w->node + 8 + 8 * i)))
+		return 1;
+	return w->address <= pivot || (i && !pivot); /* a pivot of 0: the rest of the node is not used */
+}
+
+static long maple_level(u32 i, struct maple_walk *w)
+{
+	u64 slots;
+
+	if (!(w->entry & MAPLE_NODE) || w->entry < 4096)
+		return 1; /* no node: an empty tree */
+	w->type = w->entry >> 3 & 15;
+	w->node = w->entry & ~255ULL;
+	if (w->type < MAPLE_LEAF || w->type > MAPLE_ARANGE)
+		return 1;
+	w->slots = w->type == MAPLE_ARANGE ? MAPLE_ARANGE_SLOTS : MAPLE_SLOTS;
+	bpf_loop(MAPLE_SLOTS, maple_pivot, w, 0);
+	slots = w->node + 8 + 8 * (w->slots - 1);
+	if (bpf_probe_read_kernel(&w->entry, sizeof(w->entry), (void *)(slots + 8 * w->slot)))
+		return 1;
+	w->found = w->type == MAPLE_LEAF;
+	return w->found;
+}
+
+static __always_inline long find_mapping_unlocked(u64 address, struct mapping *m)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct mm_struct___maple *tree = (void *)task->mm;
+	struct maple_walk w = { .address = address };
+	struct vm_area_struct *vma;
+	struct mm_struct *mm = NULL;
+	void *root = NULL;
+
+	if (!bpf_core_field_exists(tree->mm_mt))
+		return -EBUSY;
+	read_field(root, tree->mm_mt.ma_root);
+	w.entry = (u64)root;
+	bpf_loop(MAPLE_DEPTH, maple_level, &w, 0);
+	if (!w.found || !w.entry)
+		return -EBUSY;
+	vma = (void *)w.entry;
+	read_field(mm, vma->vm_mm);
+	read_mapping(task, vma, m);
+	if (mm != task->mm || address < m->start || address >= m->end)
+		return -EBUSY;
 	return 0;
 }
 
@@ -451,6 +531,8 @@ __noinline int resolve(u64 address, struct walk *w, struct code *code)
 		if (err != -EBUSY)
 			break;
 	}
+	if (err == -EBUSY)
+		err = find_mapping_unlocked(address, &m);
 	if (err == -EBUSY)
 		return WALK_BUSY;
 	if (err || !m.executable)

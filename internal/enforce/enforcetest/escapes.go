@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"bulkhead/internal/testenv"
 )
 
 // EscapesPolicy allows getppid to the libraries only.
@@ -59,9 +61,12 @@ func (b *Backend) WaysAround(t *testing.T) {
 		{"vm_writev", "may not call process_vm_writev"}, {"thread", "escapes may not call getppid"},
 		{"fork", "escapes may not call getppid"}, {"vfork", "escapes may not call getppid"},
 		{"clone", "escapes may not call getppid"}, {"signal", "escapes may not call getppid"},
-		{"context", "escapes may not call getppid"}, {"forged", "may not call getppid"}, {"changed", "may not call execve"},
+		{"context", "escapes may not call getppid"}, {"compat", "may not call i386:getppid"}, {"forged", "may not call getppid"}, {"changed", "may not call execve"},
 	} {
 		t.Run(e.way, func(t *testing.T) {
+			if e.way == "compat" && Prebuilt == "" { // it works in the virtual machine
+				testenv.RequireCompat(t)
+			}
 			file := filepath.Join(b.folder(t), "program")
 			copyFile(t, b.Nothing(t), file)
 			b.own(t, file)
@@ -86,13 +91,20 @@ func copyFile(t *testing.T, from, to string) {
 	}
 }
 
+// Stress: tests run at the size that make stress asks for, which takes minutes.
+var Stress = os.Getenv("BULKHEAD_STRESS") != ""
+
 // NoFalseDenial has a program do much that is allowed.
 func (b *Backend) NoFalseDenial(t *testing.T) {
 	program, plugin := b.Escapes(t)
+	forks := 1000
+	if Stress {
+		forks = 10000
+	}
 	for _, c := range []struct {
 		way string
 		n   int
-	}{{"threads", 1000}, {"forks", 2000}, {"plugins", 1000}} {
+	}{{"threads", 1000}, {"forks", forks}, {"plugins", 1000}} {
 		t.Run(c.way, func(t *testing.T) {
 			if Prebuilt != "" {
 				c.n /= 10 // the virtual machine is that much slower
@@ -102,5 +114,14 @@ func (b *Backend) NoFalseDenial(t *testing.T) {
 				t.Errorf("status %d, %q\n%s", out.Status, out.Stdout, out.Stderr)
 			}
 		})
+	}
+}
+
+// NoFalseDenialWhileBusy has n threads make calls that are allowed while others map, unmap and fork without a pause.
+func (b *Backend) NoFalseDenialWhileBusy(t *testing.T, n int) {
+	program, plugin := b.Escapes(t)
+	out := b.Govern(t, EscapesPolicy(program, b.Nothing(t), BothLibraries), program, "busy", plugin, strconv.Itoa(n))
+	if out.Status != 0 || out.Stderr != "" {
+		t.Errorf("status %d, %q\n%s", out.Status, out.Stdout, out.Stderr)
 	}
 }

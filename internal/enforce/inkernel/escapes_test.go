@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"bulkhead/internal/enforce/enforcetest"
@@ -20,8 +21,42 @@ import (
 	"bulkhead/internal/testenv"
 )
 
-func TestEscapes(t *testing.T)       { kernelBackend().WaysAround(t) }
-func TestNoFalseDenial(t *testing.T) { kernelBackend().NoFalseDenial(t) }
+func TestEscapes(t *testing.T) { kernelBackend().WaysAround(t) }
+
+func TestNoFalseDenial(t *testing.T) {
+	kernelBackend().NoFalseDenial(t)
+	t.Run("busy", func(t *testing.T) { kernelBackend().NoFalseDenialWhileBusy(t, 500) })
+}
+
+// holds counts what a process has open, among it maps, programs and links, and what it has pinned.
+func holds(t *testing.T, pid int) int {
+	t.Helper()
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(open) + pinned(t, pid)
+}
+
+func pinned(t *testing.T, pid int) int {
+	t.Helper()
+	pins, err := filepath.Glob(fmt.Sprintf("%s/%d-*/*", pinRoot, pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(pins)
+}
+
+// mapsInKernel counts all there are: those of policies are in other maps and in no process.
+func mapsInKernel() (n int) {
+	for id := ebpf.MapID(0); ; n++ {
+		next, err := ebpf.MapGetNextID(id)
+		if err != nil {
+			return n
+		}
+		id = next
+	}
+}
 
 // target is a command under a policy that runs beside the test.
 type target struct {
@@ -126,14 +161,23 @@ func TestApply(t *testing.T) {
 			t.Fatalf("%v\n%s", err, g.stderr)
 		}
 	}
-	const swaps = 100
-	before := files(t, g.wrapper.Process.Pid)
+	swaps := 100
+	if enforcetest.Stress {
+		swaps = 1000
+	}
+	pid := g.wrapper.Process.Pid
+	before, maps := holds(t, pid), mapsInKernel()
 	for i := range swaps {
 		apply("swapped", enforcetest.EscapesPolicy(program, kernelBackend().Nothing(t), []string{enforcetest.BothLibraries, `["libplugin.so", "lib[ab].so"]`}[i%2]))
 	}
-	if after := files(t, g.wrapper.Process.Pid); after > before+10 {
-		t.Errorf("%d files are open after %d swaps, %d before", after, swaps, before)
+	if after := holds(t, pid); after > before+10 {
+		t.Errorf("%d files, maps, links and pins after %d swaps, %d before", after, swaps, before)
 	}
+	if grown := mapsInKernel() - maps; grown > swaps/2 { // other tests have some
+		t.Errorf("%d maps more in the kernel after %d swaps", grown, swaps)
+	}
+	t.Logf("%d swaps: %d files, maps, links and pins before, %d after; %d maps in the kernel before, %d after",
+		swaps, before, holds(t, pid), maps, mapsInKernel())
 	if err := unix.Kill(g.pid, 0); err != nil || strings.Contains(g.stderr.String(), "may not call") {
 		t.Fatalf("a swap has denied a call: %v\n%s", err, g.stderr)
 	}
@@ -142,16 +186,9 @@ func TestApply(t *testing.T) {
 	if g.wrapper.ProcessState.ExitCode() != 128+int(unix.SIGKILL) || !strings.Contains(g.stderr.String(), "libb.so may not call getppid") {
 		t.Errorf("%v\n%s", err, g.stderr)
 	}
-}
-
-// files counts the open files of a process.
-func files(t *testing.T, pid int) int {
-	t.Helper()
-	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-	if err != nil {
-		t.Fatal(err)
+	if left := pinned(t, pid); left > 0 {
+		t.Errorf("%d pins are left", left)
 	}
-	return len(list)
 }
 
 // TestBystander makes the denied calls in a process that is under no policy, while another is.

@@ -307,6 +307,13 @@ func (s *session) end() error {
 	return s.close()
 }
 
+// release lets go of those that are still under the policy.
+func (s *session) release() error {
+	dir := s.pins
+	s.pins = ""
+	return errors.Join(unpin(dir), s.enforcer.Flush())
+}
+
 func (s *session) close() error {
 	errs := []error{s.control.close()}
 	if s.pins != "" {
@@ -418,6 +425,8 @@ func Process(ctx context.Context, pid int, opts backend.Options) error {
 	s.prepareImages()
 	s.serve(pid)
 	s.opts.Log("process %d is under the policy; Ctrl-C ends that, not the process", pid)
-	s.drained(ctx, forever)
+	if !s.drained(ctx, forever) {
+		return errors.Join(s.release(), s.end())
+	}
 	return s.end()
 }

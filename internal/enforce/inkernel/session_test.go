@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -40,7 +42,7 @@ var canDeny = sync.OnceValue(func() error { return kernel.Require(kernel.KernelD
 
 var canKill = sync.OnceValue(func() error { return kernel.Require(kernel.KernelKill) })
 
-// asWrapper makes this test binary run a command under the policy that it names: a target shares the standard files of its
+// asWrapper makes this test binary run a command, or join a process, under the policy that it names: a target shares the standard files of its
 // wrapper, and its end may be that of the wrapper's children.
 const asWrapper = "BULKHEAD_TEST_POLICY"
 
@@ -55,10 +57,19 @@ func wrap() {
 		fail(err)
 	}
 	log := denial.NewLog(func(text string) { fmt.Fprint(os.Stderr, text) }, nil)
-	status, err := Command(context.Background(), os.Args[1], os.Args[1:], func(int) {}, backend.Options{
+	opts := backend.Options{
 		Policy: p, Denied: log.Add, Cache: cache,
 		Log: func(format string, args ...any) { fmt.Fprintf(os.Stderr, "note: "+format+"\n", args...) },
-	})
+	}
+	if pid, err := strconv.Atoi(os.Args[1]); err == nil {
+		ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
+		defer cancel()
+		if err := Process(ctx, pid, opts); err != nil {
+			fail(err)
+		}
+		os.Exit(0)
+	}
+	status, err := Command(context.Background(), os.Args[1], os.Args[1:], func(int) {}, opts)
 	if err != nil {
 		fail(err)
 	}

@@ -92,16 +92,30 @@ static void *many(void *unused)
 
 static int threads(int n)
 {
-	static pthread_t t[100];
+	static pthread_t t[1000];
 
-	for (int done = 0; done < n; done += 100) {
-		for (int i = 0; i < 100; i++)
-			if (pthread_create(&t[i], NULL, many, NULL))
-				return 2;
-		for (int i = 0; i < 100; i++)
-			pthread_join(t[i], NULL);
-	}
+	for (int i = 0; i < n; i++)
+		if (pthread_create(&t[i], NULL, many, NULL))
+			return 2;
+	for (int i = 0; i < n; i++)
+		pthread_join(t[i], NULL);
 	return 0;
+}
+
+/* Change mappings all the time, as a server does that forks or frees much memory. */
+static void *change(void *unused)
+{
+	for (;;) {
+		char *large = mmap(NULL, 8 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+		pid_t pid;
+
+		munmap(large, 8 << 20);
+		munmap(mmap(NULL, 4096, PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), 4096); /* all code is looked up again */
+		pid = fork();
+		if (!pid)
+			_exit(0);
+		in_child(pid);
+	}
 }
 
 static int forks(int n)
@@ -165,6 +179,13 @@ int main(int argc, char **argv)
 	}
 	if (!strcmp(way, "x32") && raw(0x40000000 | SYS_getppid, 0, 0, 0, 0) > 0)
 		escaped();
+	if (!strcmp(way, "compat")) {
+		long r = 64; /* getppid of i386 */
+
+		asm volatile("int $0x80" : "+a"(r) : : "r8", "r9", "r10", "r11", "memory");
+		if (r > 0)
+			escaped();
+	}
 	if (!strcmp(way, "io_uring") && raw(425, 8, (long)stack, 0, 0) >= 0)
 		escaped();
 	if (!strcmp(way, "ptrace") && ptrace(PTRACE_ATTACH, getpid() + 1, 0, 0) >= -1)
@@ -249,6 +270,13 @@ int main(int argc, char **argv)
 	}
 	if (!strcmp(way, "threads"))
 		return threads(n);
+	if (!strcmp(way, "busy")) {
+		pthread_t t;
+
+		for (int i = 0; i < 3; i++)
+			pthread_create(&t, NULL, change, NULL);
+		return threads(n);
+	}
 	if (!strcmp(way, "forks"))
 		return forks(n);
 	if (!strcmp(way, "plugins"))
