@@ -78,7 +78,7 @@ func (s *supervisor) explain(d *denial.Denial, t *ptrace.Thread, i *image, v *vi
 		d.Decided = s.opts.Policy.File + `: on-exec = "deny"`
 		d.Remedy = "list " + v.image + " as a [[program]]"
 		if _, listed := s.listed[v.image]; listed {
-			d.Decided, d.Remedy = s.unlisted(v.image), "start the command again"
+			d.Decided, d.Remedy = "its file, which has changed since the policy came into force", "start the command again"
 		}
 	case v.id == policy.Unknown && object != "":
 		d.Compartment = attribution.ObjectName(object)
