@@ -179,3 +179,20 @@ func (b *Backend) Chain(t *testing.T) {
 
 // killedChild is what the fixture says when the child that should have executed something was killed.
 const killedChild = "255\n"
+
+// Symbols has the same code make a call in two libraries. In one of them the functions that make it are a compartment of
+// their own, which may not.
+func (b *Backend) Symbols(t *testing.T) {
+	program, file := b.Two(t), b.Nothing(t)
+	rules := strings.Replace(TwoPolicy(program, file, "kill", "origin", "socket"), "name = \"liba.so\"\nallow = []",
+		"name = \"withheld\"\nmatch = [\"libb.so\"]\nsymbols = [\"b_c*\"]\nallow = []\n\n"+
+			"[[program.compartment]]\nname = \"liba.so\"\nallow = [\"socket\"]", 1)
+	out := b.Govern(t, rules, program, "a", "socket", file)
+	if out.Status != 0 || out.Stdout != "0\n" || out.Stderr != "" {
+		t.Errorf("by liba: status %d, %q\n%s", out.Status, out.Stdout, out.Stderr)
+	}
+	out = b.Govern(t, rules, program, "b", "socket", file)
+	if out.Status != 128+int(unix.SIGKILL) || !strings.Contains(out.Stderr, "withheld may not call socket") {
+		t.Errorf("by the functions of libb: status %d, %q\n%s", out.Status, out.Stdout, out.Stderr)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"bulkhead/internal/bpf"
+	"bulkhead/internal/enforce/backend"
 	"bulkhead/internal/policy"
 	"bulkhead/internal/syscalls"
 )
@@ -45,7 +46,7 @@ func (r *ruleset) bind(obj *object) error {
 	}
 	var errs []error
 	for _, i := range r.filters.images {
-		for number, a := range assign(obj.regions, i.rules, obj.Path) {
+		for number, a := range backend.Charges(obj.regions, i.rules, obj.Path) {
 			var flags bpf.BindingFlags
 			if a.Conduit {
 				flags |= bpf.BindConduit
@@ -53,7 +54,7 @@ func (r *ruleset) bind(obj *object) error {
 			if obj.calls {
 				flags |= bpf.BindCalls
 			}
-			row := i.compartmentRow(a.Compartments[0])
+			row := i.compartmentRow(a.IDs[0])
 			errs = append(errs, r.kernel.Bind(i.row, obj.id, uint16(number), row, flags))
 		}
 	}

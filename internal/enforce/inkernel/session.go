@@ -22,6 +22,7 @@ import (
 	"bulkhead/internal/kernel"
 	"bulkhead/internal/policy"
 	"bulkhead/internal/ptrace"
+	"bulkhead/internal/region"
 	"bulkhead/internal/syscalls"
 )
 
@@ -44,10 +45,20 @@ type session struct {
 	readers  sync.WaitGroup
 }
 
+// division divides objects for all programs of a policy at once: the kernel keeps one set of rows of each.
+func division(p *policy.Policy) region.Options {
+	conduits, _ := attribution.NewConduits(p.Conduits...) // checked when the policy was read
+	var programs []*policy.Program
+	for i := range p.Programs {
+		programs = append(programs, &p.Programs[i])
+	}
+	return backend.Division(conduits, programs...)
+}
+
 // Command runs a command under a policy until it and all its descendants have ended. started gets its process id. When ctx
 // is done, it is killed.
 func Command(ctx context.Context, path string, argv []string, started func(pid int), opts backend.Options) (*syscall.WaitStatus, error) {
-	reader := newReader(opts.Cache, divisionFor(opts.Policy))
+	reader := newReader(opts.Cache, division(opts.Policy))
 	if resolved, err := filepath.EvalSymlinks(path); err == nil {
 		reader.ahead(resolved)
 	}
@@ -411,7 +422,7 @@ func programPath(pid int) string {
 // Process puts a running process with all its threads under a policy, until it and its descendants have ended or ctx is
 // done: then they run on without one.
 func Process(ctx context.Context, pid int, opts backend.Options) error {
-	s, err := newSession(opts, newReader(opts.Cache, divisionFor(opts.Policy)))
+	s, err := newSession(opts, newReader(opts.Cache, division(opts.Policy)))
 	if err != nil {
 		return err
 	}

@@ -119,6 +119,7 @@ func TestAudit(t *testing.T)     { kernelBackend().Audit(t) }
 func TestKill(t *testing.T)      { kernelBackend().Kill(t) }
 func TestChain(t *testing.T)     { kernelBackend().Chain(t) }
 func TestGoModules(t *testing.T) { kernelBackend().GoModules(t, "kill") }
+func TestSymbols(t *testing.T)   { kernelBackend().Symbols(t) }
 
 func TestDeny(t *testing.T) {
 	needHooks(t)

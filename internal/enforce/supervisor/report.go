@@ -54,7 +54,7 @@ func (s *supervisor) denial(t *ptrace.Thread, i *image, v *violation) *denial.De
 	for _, f := range w.frames {
 		function, at := f.code.Symbolize(f.offset)
 		d.Stack = append(d.Stack, denial.Frame{
-			Path: f.code.Path, BuildID: f.code.BuildID(), Compartment: i.rules.Name(f.charge.ids[0]), Conduit: f.charge.conduit,
+			Path: f.code.Path, BuildID: f.code.BuildID(), Compartment: i.rules.Name(f.charge.IDs[0]), Conduit: f.charge.Conduit,
 			Function: function, Offset: at,
 		})
 	}

@@ -33,3 +33,4 @@ func TestNoEffects(t *testing.T)     { asNobody().NoEffects(t) }
 func TestEscapes(t *testing.T)       { asNobody().WaysAround(t) }
 func TestNoFalseDenial(t *testing.T) { asNobody().NoFalseDenial(t) }
 func TestGoModules(t *testing.T)     { asNobody().GoModules(t, "deny") }
+func TestSymbols(t *testing.T)       { asNobody().Symbols(t) }

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"bulkhead/internal/cfi"
+	"bulkhead/internal/enforce/backend"
 	"bulkhead/internal/policy"
 	"bulkhead/internal/ptrace"
 	"bulkhead/internal/syscalls"
@@ -16,7 +17,7 @@ const maxFrames = 1024
 // frame is a frame of a walk with its code.
 type frame struct {
 	code   *code
-	charge *charge
+	charge *backend.Charge
 	offset uint64 // in the file
 }
 
@@ -93,7 +94,7 @@ func (w *walker) resolveFrame(addr uint64) (*cfi.Table, uint64, bool) {
 
 func (w *walker) visitFrame(cfi.Frame) bool {
 	f := &w.frames[len(w.frames)-1]
-	if !w.toEnd && !f.charge.conduit {
+	if !w.toEnd && !f.charge.Conduit {
 		w.decided = true
 		return false
 	}
@@ -110,7 +111,7 @@ func (c *code) entered(offset uint64) bool {
 	}
 	for _, at := range []uint64{offset, offset + 1} {
 		kind := c.table.Lookup(at).CFA
-		if kind == cfi.KindSignal || kind == cfi.KindEnd && c.at(at).conduit {
+		if kind == cfi.KindSignal || kind == cfi.KindEnd && c.at(at).Conduit {
 			return true
 		}
 	}
@@ -146,12 +147,12 @@ func (w *walker) charged(check policy.Check) (ids []policy.ID, at []int) {
 		}
 	}
 	for n, f := range w.frames {
-		if f.charge.conduit {
+		if f.charge.Conduit {
 			continue
 		}
-		add(f.charge.ids[0], n)
+		add(f.charge.IDs[0], n)
 		if check == policy.Chain {
-			for _, id := range f.charge.ids[1:] {
+			for _, id := range f.charge.IDs[1:] {
 				add(id, n)
 			}
 		}
@@ -162,10 +163,10 @@ func (w *walker) charged(check policy.Check) (ids []policy.ID, at []int) {
 		add(policy.Unknown, -1)
 	case len(ids) == 0:
 		last := len(w.frames) - 1
-		for last > 0 && w.frames[last].charge.base {
+		for last > 0 && w.frames[last].charge.Base {
 			last--
 		}
-		add(w.frames[last].charge.ids[0], last)
+		add(w.frames[last].charge.IDs[0], last)
 	}
 	return ids, at
 }
