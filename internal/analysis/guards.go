@@ -31,6 +31,7 @@ type guard struct {
 	Bottom   bool     `toml:"bottom"`
 	Wide     bool     `toml:"wide"`
 	Never    bool     `toml:"never"`
+	Started  bool     `toml:"started"`
 	Outside  bool     `toml:"outside"`
 	Why      string   `toml:"why"`
 	// Named are constants that reached code names, for functions that are entered
@@ -54,6 +55,14 @@ var guards = sync.OnceValue(func() []guard {
 	}
 	return file.Guard
 })
+
+// formatGuard is for calls through pointers, other than those in a stream's table,
+// of functions of streams: they enter what was registered for conversions (printf.h).
+var formatGuard = &guard{
+	Needs:   []string{"register_printf_function", "register_printf_specifier", "register_printf_type"},
+	Outside: true,
+	Why:     "stdio-common/reg-printf.c, reg-type.c",
+}
 
 // guarded maps the guarded functions of an object to their guards.
 func (l *linked) guarded() map[uint32][]*guard {
@@ -169,7 +178,7 @@ type heldKey struct {
 // guard prepares the guards of an object.
 func (r *reach) guard(l *linked) {
 	for fn, list := range l.guarded() {
-		r.guards[l.first+fn] = list
+		r.guards[l.first+fn] = slices.DeleteFunc(list, func(g *guard) bool { return g.Started && r.objects[0].Static })
 	}
 	r.guardWide(l)
 	r.guardServices(l)

@@ -45,6 +45,12 @@ func (r *reach) guardServices(l *linked) {
 	}
 }
 
+// byLookup reports whether libc leads to a function by looking it up. Whoever else
+// has a name service's function may enter it at once.
+func (r *reach) byLookup(because why) bool {
+	return because.kind != byCall && because.from != noFunc && r.isGlibc(r.owner[because.from])
+}
+
 // waitsForName reports whether function f, of a name service, waits until its name
 // is named; then goes on.
 func (r *reach) waitsForName(f fid, then func()) bool {

@@ -268,7 +268,7 @@ var loaderCalls = []string{
 func (r *reach) reach(f fid, because why) {
 	if !r.reached[f] {
 		again := func() { r.reach(f, because) }
-		if r.waits(f, "", heldKey{f: f}, again) || because.kind != byCall && r.waitsForName(f, again) {
+		if r.waits(f, "", heldKey{f: f}, again) || r.byLookup(because) && r.waitsForName(f, again) {
 			return
 		}
 		r.reached[f] = true
@@ -673,7 +673,8 @@ func (r *reach) callExpr(l *linked, f fid, c uint32, e Expr) {
 			r.streamCall(l, f, c, uint64(e.N))
 			return
 		}
-		if e.Op == OpUnknown && l.Funcs[f-l.first].Streams && !r.formats() {
+		if e.Op == OpUnknown && l.Funcs[f-l.first].Streams && !r.met(formatGuard) {
+			r.hold(formatGuard, heldKey{f, l.Calls[c].Off, -1}, func() { r.callUnknown(l, f, c, true) })
 			return
 		}
 		r.callUnknown(l, f, c, true)
@@ -688,20 +689,6 @@ func (r *reach) isHook(l *linked, e Expr) bool {
 	}
 	b := r.resolve(l, l.Exprs[e.I].I)
 	return b.object != nil && b.object != l && b.object.byField(b.export.Value) && r.isGlibc(l)
-}
-
-// formats reports whether the program may have given glibc functions for
-// conversions of its own (printf.h): they are what functions of streams call
-// through pointers that are in no stream's table.
-func (r *reach) formats() bool {
-	for _, name := range []string{"register_printf_function", "register_printf_specifier", "register_printf_type"} {
-		for _, l := range r.objects {
-			if !l.conduit && slices.ContainsFunc(l.Imports, func(im Import) bool { return im.Name == name }) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // callVariable follows a call through a word of data of object o: to what it

@@ -14,7 +14,7 @@ var wideFunctions = []string{
 	"wscanf", "fwscanf", "vwscanf", "vfwscanf", "swscanf", "vswscanf",
 	"__isoc99_wscanf", "__isoc99_fwscanf", "__isoc99_vwscanf", "__isoc99_vfwscanf", "__isoc99_swscanf", "__isoc99_vswscanf",
 	"__isoc23_wscanf", "__isoc23_fwscanf", "__isoc23_vwscanf", "__isoc23_vfwscanf", "__isoc23_swscanf", "__isoc23_vswscanf",
-	"open_wmemstream", "_IO_wfile_jumps",
+	"open_wmemstream",
 }
 
 // wideMode is in the mode of fopen for a stream of wide characters.
