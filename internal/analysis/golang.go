@@ -28,7 +28,8 @@ type goProgram struct {
 	hubs    map[string]int32
 	bottoms []int32 // nodes of conduits that are the outer end of stacks
 
-	interfaces [][]string         // methods of the program's interfaces
+	types      *goTypes
+	called     map[string]bool    // names of methods of the program's interfaces
 	methods    map[string][]int32 // functions by the name of the method that they are
 	closures   map[string][]int32 // functions whose addresses code of a package takes
 	taken      []bool             // by function: its address is taken
@@ -128,13 +129,19 @@ func (c *charge) divideGo(l *linked, opts region.Options) (*goProgram, error) {
 	g := &goProgram{
 		charge: c, l: l, file: f, virtual: map[goVirtual]int32{}, hubs: map[string]int32{},
 		methods: map[string][]int32{}, closures: map[string][]int32{}, takers: map[goTaken]bool{}, byStart: map[uint64]int32{},
+		called: map[string]bool{},
 	}
 	if g.table, err = f.GoTable(); err != nil {
 		return nil, err
 	}
 	g.regions, _ = region.New(f, opts) // as far as it could be divided
-	if g.interfaces, err = goInterfaces(f, g.table); err != nil {
+	if g.types, err = readGoTypes(f, g.table); err != nil {
 		return nil, err
+	}
+	for _, methods := range g.types.interfaces {
+		for _, m := range methods {
+			g.called[m.name] = true
+		}
 	}
 	g.findFuncs()
 	for at := range c.unresolved {
@@ -449,11 +456,11 @@ func (g *goProgram) callGo(fn int32, off uint32, tail bool, e Expr) {
 			}
 		}
 		return
-	case OpSlot:
+	case OpSlot: // else a variable of assembly: the vDSO's functions, which make no calls of their own here
 		if to, ok := g.constantFunc(uint64(e.N)); ok {
 			g.addEdge(node, goEdge{to, off, tail})
-			return
 		}
+		return
 	case OpLoad:
 		base := g.l.Exprs[e.I]
 		switch base.Op {
@@ -559,26 +566,30 @@ func (g *goProgram) interfaceHub(pkg string, slot int) int32 {
 		return h
 	}
 	h := g.newHub(name)
-	seen := map[string]bool{}
-	add := func(methods []string) {
-		if slot >= len(methods) || seen[methods[slot]] {
-			return
+	seen := map[goMethodType]bool{}
+	for _, methods := range g.types.interfaces {
+		if slot >= len(methods) || seen[methods[slot]] || std != nil && !std.names(methods) {
+			continue
 		}
 		seen[methods[slot]] = true
-		m := g.hubOf("method "+methods[slot], g.methods[methods[slot]])
-		g.nodes[h].edges = append(g.nodes[h].edges, goEdge{to: m})
-	}
-	for _, methods := range g.interfaces {
-		if std == nil {
-			add(methods)
-		}
-	}
-	if std != nil {
-		for _, methods := range std.methods {
-			add(methods)
-		}
+		g.nodes[h].edges = append(g.nodes[h].edges, goEdge{to: g.methodHub(methods[slot])})
 	}
 	return h
+}
+
+// methodHub returns the hub of the functions that a method of an interface may be.
+func (g *goProgram) methodHub(m goMethodType) int32 {
+	name := fmt.Sprintf("method %s of type %d", m.name, m.typ)
+	if h, ok := g.hubs[name]; ok {
+		return h
+	}
+	var funcs []int32
+	for _, f := range g.methods[m.name] {
+		if types := g.types.methods[g.l.Funcs[f].Start]; len(types) == 0 || slices.Contains(types, m) {
+			funcs = append(funcs, f)
+		}
+	}
+	return g.hubOf(name, funcs)
 }
 
 func (g *goProgram) hubOf(name string, funcs []int32) int32 {
@@ -659,7 +670,7 @@ func (g *goProgram) followUses() {
 // interface.
 func (g *goProgram) dispatched(fn int32) bool {
 	m := goMethod(g.funcs[fn].name, g.funcs[fn].pkg)
-	return g.taken[fn] || m != "" && slices.ContainsFunc(g.interfaces, func(list []string) bool { return slices.Contains(list, m) })
+	return g.taken[fn] || g.called[m]
 }
 
 func (g *goProgram) useHub(u goUse) int32 {
