@@ -8,7 +8,7 @@ import (
 )
 
 // summaryVersion changes with everything that changes summaries.
-const summaryVersion = 17
+const summaryVersion = 18
 
 // The file of a summary is for this machine's byte order and layout of structs:
 // a magic, and then each table with its length in front.

@@ -184,6 +184,15 @@ func (w *walker) dataRef(addr uint64, off uint32) {
 	if w.sum.Go {
 		w.funcValue(addr, off)
 	}
+	w.spanRef(addr, off)
+}
+
+// spanRef is dataRef for an address that is followed on: of a func value it does not
+// say yet who gets it.
+func (w *walker) spanRef(addr uint64, off uint32) {
+	if w.img.at(addr) == nil || w.tls[addr] {
+		return
+	}
 	w.name(addr, off)
 	w.starts[addr] = true
 	if t := w.sum.Streams; w.emit && addr >= t[0] && addr <= t[1] && t[1] > 0 {

@@ -4,6 +4,7 @@ import (
 	"debug/elf"
 	"fmt"
 	"slices"
+	"sort"
 	"strings"
 
 	"bulkhead/internal/objfile"
@@ -28,13 +29,16 @@ type goProgram struct {
 	hubs    map[string]int32
 	bottoms []int32 // nodes of conduits that are the outer end of stacks
 
-	types      *goTypes
-	called     map[string]bool    // names of methods of the program's interfaces
-	methods    map[string][]int32 // functions by the name of the method that they are
-	closures   map[string][]int32 // functions whose addresses code of a package takes
-	taken      []bool             // by function: its address is taken
-	takers     map[goTaken]bool
-	byStart    map[uint64]int32
+	inlinedFn   int32 // the function that inlinedList is of
+	inlinedList []objfile.Inlining
+	types       *goTypes
+	released    bool                 // by one of the releases of Go that more is known of
+	called      map[string]bool      // names of methods of the program's interfaces
+	methods     map[string][]int32   // functions by the name of the method that they are
+	closures    map[string][]int32   // functions whose addresses code of a package takes
+	taken       []bool               // by function: its address is taken
+	takers      map[goTaken][]string // the packages that are given what was taken, "" for any
+	byStart     map[uint64]int32
 }
 
 // goFunc is a function of the table, or one of C when it has no name.
@@ -116,6 +120,14 @@ func goBaseName(name string) string {
 	return strings.TrimSuffix(strings.TrimSuffix(name, ".abi0"), ".abiinternal")
 }
 
+// goRelease cuts a version of Go (go1.22.3, go1.26-custom) to its release.
+func goRelease(version string) string {
+	version, _, _ = strings.Cut(version, " ")
+	version, _, _ = strings.Cut(version, "-")
+	parts := strings.SplitN(version, ".", 3)
+	return strings.Join(parts[:min(len(parts), 2)], ".")
+}
+
 // divideGo charges the parts of a Go object. It returns nil for other objects.
 func (c *charge) divideGo(l *linked, opts region.Options) (*goProgram, error) {
 	if !l.Go {
@@ -128,7 +140,7 @@ func (c *charge) divideGo(l *linked, opts region.Options) (*goProgram, error) {
 	defer f.Close()
 	g := &goProgram{
 		charge: c, l: l, file: f, virtual: map[goVirtual]int32{}, hubs: map[string]int32{},
-		methods: map[string][]int32{}, closures: map[string][]int32{}, takers: map[goTaken]bool{}, byStart: map[uint64]int32{},
+		methods: map[string][]int32{}, closures: map[string][]int32{}, takers: map[goTaken][]string{}, inlinedFn: -1, byStart: map[uint64]int32{},
 		called: map[string]bool{},
 	}
 	if g.table, err = f.GoTable(); err != nil {
@@ -142,6 +154,10 @@ func (c *charge) divideGo(l *linked, opts region.Options) (*goProgram, error) {
 		for _, m := range methods {
 			g.called[m.name] = true
 		}
+	}
+	goStd()
+	if info, err := f.GoBuildInfo(); err == nil {
+		g.released = goReleases[goRelease(info.GoVersion)]
 	}
 	g.findFuncs()
 	for at := range c.unresolved {
@@ -211,14 +227,18 @@ func (g *goProgram) findTaken() {
 	for i := range g.funcs {
 		for _, ref := range g.l.refs(uint32(i)) {
 			if ref.Kind == RefFunc {
-				g.take(int32(ref.Target), g.funcs[i].pkg)
+				g.take(int32(ref.Target), g.funcs[i].pkg, "")
 			}
 		}
-		for j := range g.l.calls(uint32(i)) {
+		for j, call := range g.l.calls(uint32(i)) {
+			to := ""
+			if call.Kind == CallFunc {
+				to = g.funcs[call.Target].pkg
+			}
 			for _, a := range g.l.args(g.l.firstCall(uint32(i)) + uint32(j)) {
 				for _, e := range g.l.members(a.Expr) {
 					if e.Op == OpFunc {
-						g.take(int32(e.I), g.funcs[i].pkg)
+						g.take(int32(e.I), g.funcs[i].pkg, to)
 					}
 				}
 			}
@@ -240,7 +260,7 @@ func (g *goProgram) takeConstants() {
 		if fn, ok := values[w]; ok {
 			g.taken[fn] = true
 			if !isExported(g.funcs[fn].name, g.funcs[fn].pkg) { // those are mostly in others' variables
-				g.take(fn, g.funcs[fn].pkg)
+				g.take(fn, g.funcs[fn].pkg, "")
 			}
 		}
 	})
@@ -274,15 +294,32 @@ func isExported(name, pkg string) bool {
 	return pkg != "" && rest != "" && rest[0] >= 'A' && rest[0] <= 'Z' && !strings.Contains(rest, ".")
 }
 
-func (g *goProgram) take(fn int32, pkg string) {
-	if g.funcs[fn].name == "" {
+// take notes that code of a package takes the address of a function and hands it to one
+// of another package, or empty: keeps it or hands it to any.
+func (g *goProgram) take(fn int32, pkg, to string) {
+	if g.funcs[fn].name == "" || g.funcs[fn].name == "runtime.main" { // that starts the first goroutine
 		return
 	}
+	if other := goStd()[to]; other == nil || to == pkg || other.gives && !goKeepers[to] {
+		to = ""
+	}
 	g.taken[fn] = true
-	if key := (goTaken{fn, pkg}); !g.takers[key] {
-		g.takers[key] = true
+	key := goTaken{fn, pkg}
+	list, known := g.takers[key]
+	if !known {
 		g.closures[pkg] = append(g.closures[pkg], fn)
 	}
+	if !slices.Contains(list, to) {
+		g.takers[key] = append(list, to)
+	}
+}
+
+// mayHave reports whether code of a package of the standard library may have a func
+// value that another one has made.
+func (g *goProgram) mayHave(pkg string, made goTaken) bool {
+	return slices.ContainsFunc(g.takers[made], func(to string) bool {
+		return to == "" || to == pkg || goStd()[to].imports[pkg]
+	})
 }
 
 // at returns the node of the code at an offset in a function.
@@ -528,22 +565,64 @@ func (g *goProgram) packageAt(fn int32, off uint32) string {
 	return region.GoPackage(g.functionAt(fn, off))
 }
 
+// inlined returns the functions that the code at an offset in a function was inlined
+// from, innermost first.
+func (g *goProgram) inlined(fn int32, off uint32) []string {
+	start := g.l.Funcs[fn].Start
+	if g.inlinedFn != fn || g.inlinedList == nil {
+		g.inlinedFn, g.inlinedList = fn, g.inlinedList[:0]
+		if f := g.table.Find(start); f != nil {
+			if list, err := g.table.AppendInlinings(g.inlinedList, f); err == nil {
+				g.inlinedList = list
+			}
+		}
+	}
+	i := sort.Search(len(g.inlinedList), func(i int) bool { return g.inlinedList[i].PC > start+uint64(off) }) - 1
+	if i < 0 {
+		return nil
+	}
+	return g.inlinedList[i].Names
+}
+
 func (g *goProgram) functionAt(fn int32, off uint32) string {
-	if inlined := g.table.Inlined(g.l.Funcs[fn].Start + uint64(off)); len(inlined) > 0 {
+	if inlined := g.inlined(fn, off); len(inlined) > 0 {
 		return inlined[0]
 	}
 	return g.funcs[fn].name
 }
 
 // namerAt returns the package that names the interfaces whose methods are called at an
-// offset in a function. It is empty for generic functions, which may call those of their
-// caller's types.
+// offset in a function, and behind a blank the function if it is known what it calls. It
+// is empty for generic functions, which may call those of their caller's types.
 func (g *goProgram) namerAt(fn int32, off uint32) string {
 	name := g.functionAt(fn, off)
 	if strings.Contains(name, "[") {
 		return ""
 	}
-	return region.GoPackage(name)
+	pkg := region.GoPackage(name)
+	std := goStd()[pkg]
+	if std == nil || !g.released {
+		return pkg
+	}
+	// Closures have the name of the function around them and more.
+	function := strings.TrimPrefix(name[len(name)-len(lastElement(name, pkg)):], ".")
+	for function != "" {
+		if std.calls[function] != nil {
+			return pkg + " " + function
+		}
+		function = function[:max(strings.LastIndexAny(function, ".-"), 0)]
+	}
+	return pkg
+}
+
+// lastElement returns what is behind the package in a function's name, in which the
+// path may be escaped.
+func lastElement(name, pkg string) string {
+	if rest, ok := strings.CutPrefix(name, pkg); ok {
+		return rest
+	}
+	rest := name[strings.LastIndexByte(name, '/')+1:]
+	return rest[max(strings.IndexByte(rest, '.'), 0):]
 }
 
 func (g *goProgram) use(fn int32, u goUse) {
@@ -553,22 +632,25 @@ func (g *goProgram) use(fn int32, u goUse) {
 	}
 }
 
-// interfaceHub returns the hub of the methods that code of a package may call at an
-// index of an interface. A package calls methods of the interfaces that its source
-// names; for those of the standard library these are known.
-func (g *goProgram) interfaceHub(pkg string, slot int) int32 {
+// interfaceHub returns the hub of the methods that code may call at an index of an
+// interface. It is given by its package, or by the function where its calls are known.
+// A package calls methods of the interfaces that its source names; for those of the
+// standard library these are known.
+func (g *goProgram) interfaceHub(code string, slot int) int32 {
+	pkg, function, _ := strings.Cut(code, " ")
 	std := goStd()[pkg]
 	if std == nil {
-		pkg = ""
+		code = ""
 	}
-	name := fmt.Sprintf("methods %d of %s", slot, pkg)
+	name := fmt.Sprintf("methods %d of %s", slot, code)
 	if h, ok := g.hubs[name]; ok {
 		return h
 	}
 	h := g.newHub(name)
 	seen := map[goMethodType]bool{}
 	for _, methods := range g.types.interfaces {
-		if slot >= len(methods) || seen[methods[slot]] || std != nil && !std.names(methods) {
+		if slot >= len(methods) || seen[methods[slot]] || std != nil && !std.names(methods) ||
+			function != "" && !slices.Contains(std.calls[function], methods[slot].name) {
 			continue
 		}
 		seen[methods[slot]] = true
@@ -624,6 +706,9 @@ func (g *goProgram) closureHub(pkg string) int32 {
 		}
 		if from == pkg || other == nil || std == nil && other.gives || std != nil && other.imports[pkg] {
 			to := g.hubOf("closures made by "+from, funcs)
+			if std != nil && other != nil && from != pkg {
+				to = g.hubOf("closures made by "+from+" for "+pkg, g.given(pkg, from))
+			}
 			g.nodes[h].edges = append(g.nodes[h].edges, goEdge{to: to})
 		}
 	}
@@ -632,6 +717,17 @@ func (g *goProgram) closureHub(pkg string) int32 {
 		g.nodes[h].edges = append(g.nodes[h].edges, goEdge{to: timers})
 	}
 	return h
+}
+
+// given returns the functions that a package has taken and code of another may have.
+func (g *goProgram) given(pkg, from string) []int32 {
+	var out []int32
+	for _, fn := range g.closures[from] {
+		if g.mayHave(pkg, goTaken{fn, from}) {
+			out = append(out, fn)
+		}
+	}
+	return out
 }
 
 // followUses connects functions that call their parameters with what callers hand over:
@@ -920,8 +1016,7 @@ func (g *goProgram) addVias(o *goOrigin, n *goNode, e goEdge) {
 // inlinedVia names the conduit's function that was inlined at an offset of a function
 // and that its innermost other code calls.
 func (g *goProgram) inlinedVia(fn int32, off uint32) string {
-	addr := g.l.Funcs[fn].Start + uint64(off)
-	inlined := g.table.Inlined(addr)
+	inlined := g.inlined(fn, off)
 	for i := range inlined {
 		if !g.regions.Parts[g.regions.Part(inlined[i])].Conduit {
 			if i == 0 {

@@ -18,7 +18,13 @@ type goStdPackage struct {
 	imports map[string]bool
 	methods [][]string // of the interfaces that its code names, sorted
 	gives   bool       // func values to those who use it
+	// calls are by function the names of the methods that it calls through interfaces.
+	// Functions without any, and those that the compiler makes, are not there.
+	calls map[string][]string
 }
+
+// goReleases are those that the calls of functions are known for.
+var goReleases = map[string]bool{}
 
 // names reports whether the code of a package names an interface with these methods.
 func (p *goStdPackage) names(methods []goMethodType) bool {
@@ -36,12 +42,16 @@ var goStd = sync.OnceValue(func() map[string]*goStdPackage {
 		switch {
 		case len(fields) == 0 || fields[0] == "#":
 		case line[0] != '\t':
-			p = &goStdPackage{imports: map[string]bool{}}
+			p = &goStdPackage{imports: map[string]bool{}, calls: map[string][]string{}}
 			all[fields[0]] = p
 		case fields[0] == "import":
 			p.imports[fields[1]] = true
 		case fields[0] == "gives":
 			p.gives = true
+		case fields[0] == "release":
+			goReleases[fields[1]] = true
+		case fields[0] == "calls":
+			p.calls[fields[1]] = append(p.calls[fields[1]], fields[2])
 		case fields[0] == "methods":
 			p.methods = append(p.methods, fields[1:])
 		}

@@ -305,7 +305,7 @@ func (w *walker) immediate(in *insn) value {
 	}
 	if !w.pie && w.isAddress(imm) {
 		if !w.isCode(uint64(imm)) {
-			w.dataRef(uint64(imm), in.off)
+			w.spanRef(uint64(imm), in.off)
 		}
 		return value{k: address, n: imm}
 	}
@@ -331,11 +331,12 @@ func (w *walker) lea(in *insn, s *state) value {
 	case l.base.k == frame:
 		return value{}
 	case l.base.k == address && l.known:
-		if !w.isCode(uint64(l.base.n)) {
-			w.dataRef(uint64(l.base.n), in.off)
-		}
 		if in.shape.OperandSize() == 4 && w.pie {
+			w.dataRef(uint64(l.base.n), in.off)
 			return value{}
+		}
+		if !w.isCode(uint64(l.base.n)) {
+			w.spanRef(uint64(l.base.n), in.off)
 		}
 		return l.base
 	case l.base.k == address:

@@ -28,8 +28,9 @@ type listed struct {
 	ImportMap        map[string]string
 }
 
-// facts are the lines of a package: "import PATH", "methods NAME...", the methods of an interface in their order, and
-// "gives funcs" where exported functions return func values.
+// facts are the lines of a package: "import PATH", "methods NAME...", the methods of an interface in their order, "calls
+// FUNCTION NAME", a method that a function calls through an interface, and "gives funcs" where exported functions return
+// func values. The empty package has the releases that were read.
 type facts map[string]map[string]bool
 
 func (f facts) add(pkg, line string) {
@@ -45,6 +46,12 @@ func main() {
 	}
 	all := facts{}
 	read(os.Args[1], all)
+	version, err := exec.Command("go", "env", "GOVERSION").Output()
+	if err != nil {
+		log.Fatal(err)
+	}
+	release := strings.SplitN(strings.TrimSpace(string(version)), ".", 3)
+	all.add("releases", "release "+strings.Join(release[:2], "."))
 	cmd := exec.Command("go", "list", "-e", "-json", "std")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	out, err := cmd.Output()
@@ -95,12 +102,59 @@ func interfaces(p *listed, source types.Importer, all facts) {
 			addInterface(p.ImportPath, t, all)
 		}
 	}
+	for _, f := range parsed {
+		for _, decl := range f.Decls {
+			if fn, ok := decl.(*ast.FuncDecl); ok && fn.Body != nil {
+				addCalls(p.ImportPath, fn, info, all)
+			}
+		}
+	}
 	for _, def := range info.Defs {
 		if def != nil {
 			addGiver(p.ImportPath, def, all)
 			addInterface(p.ImportPath, def.Type(), all)
 		}
 	}
+}
+
+// addCalls notes the methods that a function calls through interfaces, and those of which it makes func values.
+func addCalls(pkg string, fn *ast.FuncDecl, info *types.Info, all facts) {
+	ast.Inspect(fn.Body, func(n ast.Node) bool {
+		selected, ok := n.(*ast.SelectorExpr)
+		if !ok {
+			return true
+		}
+		s := info.Selections[selected]
+		if s == nil || s.Kind() == types.FieldVal {
+			return true
+		}
+		if m, ok := s.Obj().(*types.Func); ok && types.IsInterface(m.Signature().Recv().Type()) {
+			all.add(pkg, "calls "+linkName(fn)+" "+m.Name())
+		}
+		return true
+	})
+}
+
+// linkName is a function's name as the linker writes it, without the package.
+func linkName(fn *ast.FuncDecl) string {
+	if fn.Recv == nil {
+		return fn.Name.Name
+	}
+	typ, pointer := fn.Recv.List[0].Type, false
+	if star, ok := typ.(*ast.StarExpr); ok {
+		typ, pointer = star.X, true
+	}
+	switch generic := typ.(type) {
+	case *ast.IndexExpr:
+		typ = generic.X
+	case *ast.IndexListExpr:
+		typ = generic.X
+	}
+	name := typ.(*ast.Ident).Name
+	if pointer {
+		name = "(*" + name + ")"
+	}
+	return name + "." + fn.Name.Name
 }
 
 // addGiver notes a package whose exported functions and methods return func values, or which has such variables.
