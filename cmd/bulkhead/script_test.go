@@ -61,6 +61,9 @@ func runScripts(t *testing.T, dir string) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PUBLIC", public)
 			env.Setenv("XDG_CACHE_HOME", cache) // shared: the rows of the system's libraries
+			if goCache, err := goCache(); err == nil {
+				env.Setenv("GOCACHE", goCache)
+			}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -73,6 +76,15 @@ func runScripts(t *testing.T, dir string) {
 		},
 		RequireExplicitExec: true,
 	})
+}
+
+// goCache is where the go command keeps what it has compiled, so that scripts need not compile the standard library anew.
+func goCache() (string, error) {
+	if dir := os.Getenv("GOCACHE"); dir != "" {
+		return dir, nil
+	}
+	dir, err := os.UserCacheDir()
+	return filepath.Join(dir, "go-build"), err
 }
 
 func publicProgram(t *testing.T) string {

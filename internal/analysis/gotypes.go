@@ -153,7 +153,7 @@ const (
 	typeUncommon      = 1
 	flagsShift        = 32
 	maxMethods        = 4000
-	methodWords       = 2  // internal/abi.Method: name, type, and two offsets of code
+	methodWords       = 2 // internal/abi.Method: name, type, and two offsets of code
 	unreachableMethod = 1<<32 - 1
 )
 

@@ -439,7 +439,18 @@ func (d *draft) foresee() {
 			})
 		}
 	}
+	golang := false
 	for _, r := range d.rooms {
+		golang = golang || len(r.modules) > 0
+	}
+	own := attribution.ObjectName(d.path)
+	for _, r := range d.rooms {
+		if len(r.modules) > 0 || golang && r.name == own {
+			d.addSets(r, "go")
+		}
+		if len(r.modules) > 0 && r.traced("waitid", "wait4") {
+			d.addSets(r, "go-wait")
+		}
 		if !r.ofFile() {
 			continue
 		}
@@ -470,10 +481,14 @@ func (r *room) ofFile() bool {
 	})
 }
 
+// traced reports whether a trace saw the room make one of these calls.
+func (r *room) traced(calls ...string) bool {
+	return slices.ContainsFunc(calls, func(call string) bool { return r.calls[call] != nil && r.calls[call].traced })
+}
+
 // started reports whether a trace saw the room start the program.
 func (r *room) started() bool {
-	why := r.calls["set_tid_address"]
-	return r.conduit && why != nil && why.traced
+	return r.conduit && r.traced("set_tid_address")
 }
 
 // compartments returns the rooms in the order of the file: groups as given,

@@ -22,7 +22,7 @@ type set struct {
 // sets are the sets of sets.txt by kind.
 var sets = parseSets(setsText)
 
-var setKinds = []string{"always", "baseline", "heap", "threads", "start"}
+var setKinds = []string{"always", "baseline", "heap", "threads", "go", "go-wait", "start"}
 
 func parseSets(text string) map[string][]set {
 	out := make(map[string][]set)
