@@ -13,7 +13,7 @@ import (
 // what follows, then the rows (8 bytes), rules (24) and losses (17).
 const (
 	tableMagic   = "bulkcfi\x00"
-	tableVersion = 5 // also to be raised when Build finds other rules in the same file
+	tableVersion = 6 // also to be raised when Build finds other rules in the same file
 	headerSize   = 8 + 5*4
 	rowSize      = 8
 	ruleSize     = 24

@@ -254,6 +254,7 @@ func (e *ehFrame) fill(f *objfile.File) (spans []span, losses []Loss, err error)
 		}
 	}
 	gaps = cut(gaps, signals)
+	var foreign []uint64 // where functions begin that Go's table only names
 	if table, err := f.GoTable(); err == nil && len(table.Funcs) > 0 {
 		g := goCode{table: table}
 		for _, gap := range gaps {
@@ -261,10 +262,19 @@ func (e *ehFrame) fill(f *objfile.File) (spans []span, losses []Loss, err error)
 		}
 		spans = append(spans, g.spans...)
 		losses = append(losses, g.losses...)
-		first, last := table.Funcs[0], table.Funcs[len(table.Funcs)-1]
-		gaps = cut(gaps, []addressRange{{first.Entry, last.End}})
+		described := []addressRange{{table.Funcs[0].Entry, table.Funcs[len(table.Funcs)-1].End}}
+		for _, c := range g.foreign {
+			last := &described[len(described)-1]
+			rest := addressRange{c.end, last.end}
+			last.end = c.begin
+			described = append(described, rest)
+			foreign = append(foreign, c.begin)
+		}
+		gaps = cut(gaps, slices.DeleteFunc(described, func(r addressRange) bool { return r.begin >= r.end }))
 	}
-	starts := functionStarts(f, gaps)
+	starts := append(functionStarts(f, gaps), foreign...)
+	slices.Sort(starts)
+	starts = slices.Compact(starts)
 	if r, ok := entryPoint(f.Entry, gaps, starts); ok {
 		seg, _ := mapped.at(r.begin)
 		bias := seg.offset - seg.vaddr

@@ -34,6 +34,9 @@ type goCode struct {
 	spans  []span
 	losses []Loss
 	deltas []objfile.SPDelta
+	// foreign are functions of C, which the table lists and knows nothing about: those of runtime/cgo where Go's own linker
+	// has linked them, without their .eh_frame.
+	foreign []addressRange
 	// interrupted says that the function is one of those.
 	interrupted bool
 }
@@ -98,7 +101,11 @@ func (c *goCode) function(f *objfile.GoFunc, g *gap) {
 	}
 	deltas, err := c.table.AppendSPDeltas(c.deltas[:0], f)
 	c.deltas = deltas
-	if err != nil || len(deltas) == 0 {
+	if err == nil && len(deltas) == 0 {
+		c.foreign = append(c.foreign, addressRange{f.Entry, f.End})
+		return
+	}
+	if err != nil {
 		c.lose(g, f.Entry, f.End, ReasonProgram)
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"bulkhead/internal/attribution"
+	"bulkhead/internal/testenv"
 )
 
 // goOwn are the calls that only one module of the fixture makes.
@@ -41,6 +42,20 @@ func TestGoModules(t *testing.T) {
 			}
 			checkParts(t, &p)
 		})
+	}
+}
+
+// TestGoModulesCgo traces the program with the C of runtime/cgo and net, which Go's own linker links without .eh_frame.
+func TestGoModulesCgo(t *testing.T) {
+	testenv.Tool(t, "gcc")
+	doc := run(t, options(t), fixtures.GoModules(t, "gomodules-cgo", "CGO_ENABLED=1"))
+	p := doc.Programs[0]
+	if !p.Complete {
+		t.Errorf("losses: %+v", p.Losses)
+	}
+	checkGoModules(t, &p)
+	if !slices.Contains(callNames(p.Compartment(attribution.GoRuntime)), "clone3") {
+		t.Errorf("the runtime is not charged with the threads that C starts for it")
 	}
 }
 
