@@ -25,7 +25,8 @@ func TestInVM(t *testing.T) {
 		files[library] = library
 	}
 	run := []string{"/bin/env", "CI=1", "BULKHEAD_TEST_FIXTURES=/fixtures", "/test", "-test.v",
-		"-test.run", "^(TestDeny|TestEffects|TestChain|TestEscapes|TestNoFalseDenial)$"}
+		"-test.run", "^(TestDeny|TestEffects|TestChain|TestEscapes)$",
+		"-test.skip", "^TestEscapes$/^([^c]|ch|cl|con)"} // of the ways around only int 0x80, which works there
 	for _, version := range testenv.Kernels {
 		t.Run(string(version), func(t *testing.T) {
 			output, exit := testenv.BootVM(t, version, files, run, 10*time.Minute)
