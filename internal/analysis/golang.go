@@ -146,7 +146,9 @@ func (c *charge) divideGo(l *linked, opts region.Options) (*goProgram, error) {
 	if g.table, err = f.GoTable(); err != nil {
 		return nil, err
 	}
-	g.regions, _ = region.New(f, opts) // as far as it could be divided
+	if g.regions, err = region.New(f, opts); err != nil { // what could not be divided is the program's own
+		c.openEnds[place{fn: l.first}] = "part of the code could not be divided: " + err.Error()
+	}
 	if g.types, err = readGoTypes(f, g.table); err != nil {
 		return nil, err
 	}

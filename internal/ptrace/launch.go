@@ -46,11 +46,11 @@ func Launch(path string, argv []string, ready func(pid int) error) (*os.Process,
 	return child, nil
 }
 
-// Listen puts a process, stopped by Launch, under a seccomp filter with no_new_privs and returns the filter's listener,
-// which gets the calls that the filter hands to user space: seccomp_unotify(2).
-func Listen(pid int, filter []bpf.RawInstruction) (listener int, err error) {
-	listener = -1
-	err = inject(pid, func(call func(nr int, args ...uint64) (uint64, error)) error {
+// Listen puts a process, stopped by Launch, under a seccomp filter with no_new_privs and gives the filter's listener, which
+// gets the calls that the filter hands to user space (seccomp_unotify(2)), to serve, which owns it from then on. Until
+// Listen has returned, the calls are its own, to clean up: serve has to let them go on meanwhile.
+func Listen(pid int, filter []bpf.RawInstruction, serve func(listener int)) error {
+	return inject(pid, func(call func(nr int, args ...uint64) (uint64, error)) error {
 		if _, err := call(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 			return fmt.Errorf("prctl: %w", err)
 		}
@@ -71,17 +71,19 @@ func Listen(pid int, filter []bpf.RawInstruction) (listener int, err error) {
 		if err != nil {
 			return fmt.Errorf("seccomp: %w", err)
 		}
-		listener, err = takeFile(pid, int(fd))
-		for _, finish := range [][]uint64{{unix.SYS_CLOSE, fd}, {unix.SYS_MUNMAP, at, size}} {
-			_, callErr := call(int(finish[0]), finish[1:]...)
-			err = errors.Join(err, callErr)
+		listener, err := takeFile(pid, int(fd))
+		if err != nil {
+			return err
 		}
-		return err
+		serve(listener)
+		if _, err := call(unix.SYS_CLOSE, fd); err != nil {
+			return fmt.Errorf("close: %w", err)
+		}
+		if _, err := call(unix.SYS_MUNMAP, at, size); err != nil {
+			return fmt.Errorf("munmap: %w", err)
+		}
+		return nil
 	})
-	if err != nil && listener >= 0 {
-		err = errors.Join(err, unix.Close(listener))
-	}
-	return listener, err
 }
 
 // takeFile copies a file descriptor of another process.

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"bulkhead/internal/policy"
 )
 
 // TwoPolicy allows calls to libb and to the program, and not to liba. What the start of a program and its end need is in
@@ -174,6 +176,16 @@ func (b *Backend) Chain(t *testing.T) {
 	out := b.Govern(t, TwoPolicy(program, file, "kill", "chain", conditionalCalls()...), append([]string{program}, words...)...)
 	if out.Status != 0 || out.Stdout != said || out.Stderr != "" {
 		t.Errorf("status %d, %q, want %q\n%s", out.Status, out.Stdout, said, out.Stderr)
+	}
+}
+
+// Bare runs a program under a policy that allows no more than the two calls that it makes: the start needs none of its own.
+func (b *Backend) Bare(t *testing.T) {
+	program := b.build(t, "bare", "gcc -O2 -static -nostdlib -ffreestanding "+sources+"bare.c")
+	rules := fmt.Sprintf("schema = %q\non-violation = \"kill\"\n[[program]]\npath = %q\n[[program.compartment]]\nname = \"bare\"\n"+
+		"allow = [\"write\", \"exit_group\"]\n", policy.Schema, program)
+	if out := b.Govern(t, rules, program); out.Status != 0 || out.Stdout != "bare\n" || out.Stderr != "" {
+		t.Errorf("status %d, %q\n%s", out.Status, out.Stdout, out.Stderr)
 	}
 }
 

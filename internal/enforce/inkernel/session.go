@@ -71,28 +71,34 @@ func Command(ctx context.Context, path string, argv []string, started func(pid i
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
-	listener := -1
+	var governed atomic.Bool
+	answer := func(n *notification) unix.Errno {
+		if !governed.Load() {
+			return 0
+		}
+		return s.before(n)
+	}
+	serve := func(listener int) {
+		s.readers.Go(func() {
+			if err := listen(listener, answer); err != nil {
+				s.opts.Log("code that is new to the command stays unknown from now on: %v", err)
+			}
+		})
+	}
 	child, err := ptrace.Launch(path, argv, func(pid int) error {
 		program, err := s.enter(pid)
 		if err != nil {
 			return err
 		}
-		if listener, err = ptrace.Listen(pid, filter); err != nil {
+		if err := ptrace.Listen(pid, filter, serve); err != nil {
 			return fmt.Errorf("put %s under a seccomp filter: %w", path, err)
 		}
+		governed.Store(true)
 		return s.govern(pid, program)
 	})
 	if err != nil {
-		if listener >= 0 {
-			unix.Close(listener)
-		}
 		return nil, errors.Join(err, s.close())
 	}
-	s.readers.Go(func() {
-		if err := listen(listener, s.before); err != nil {
-			s.opts.Log("code that is new to the command stays unknown from now on: %v", err)
-		}
-	})
 	s.prepareImages()
 	s.serve(child.Pid)
 	started(child.Pid)

@@ -120,6 +120,7 @@ func TestKill(t *testing.T)      { kernelBackend().Kill(t) }
 func TestChain(t *testing.T)     { kernelBackend().Chain(t) }
 func TestGoModules(t *testing.T) { kernelBackend().GoModules(t, "kill") }
 func TestSymbols(t *testing.T)   { kernelBackend().Symbols(t) }
+func TestBare(t *testing.T)      { kernelBackend().Bare(t) }
 
 func TestDeny(t *testing.T) {
 	needHooks(t)

@@ -29,6 +29,7 @@ func TestAudit(t *testing.T)         { asNobody().Audit(t) }
 func TestDeny(t *testing.T)          { asNobody().Deny(t) }
 func TestKill(t *testing.T)          { asNobody().Kill(t) }
 func TestChain(t *testing.T)         { asNobody().Chain(t) }
+func TestBare(t *testing.T)          { asNobody().Bare(t) }
 func TestNoEffects(t *testing.T)     { asNobody().NoEffects(t) }
 func TestEscapes(t *testing.T)       { asNobody().WaysAround(t) }
 func TestNoFalseDenial(t *testing.T) { asNobody().NoFalseDenial(t) }
