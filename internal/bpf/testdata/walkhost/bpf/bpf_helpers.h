@@ -31,7 +31,12 @@
 		err_;                                                                   \
 	})
 
-#define bpf_get_current_task_btf() ((struct task_struct *)NULL)
+/* Without an address space: the tree of mappings is not recorded. */
+#define bpf_get_current_task_btf()                                                      \
+	({                                                                              \
+		static struct task_struct current_;                                     \
+		&current_;                                                              \
+	})
 
 long find_vma(u64 address, struct vm_area_struct **vma);
 void *bpf_map_lookup_elem(void *map, const void *key);
