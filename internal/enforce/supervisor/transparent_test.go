@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -76,7 +77,11 @@ exec -a other bash -c 'echo $0; exec sh -c "exit 9"'
 // TestTransparent runs programs alone and supervised, where every call of theirs stops: they do the same.
 func TestTransparent(t *testing.T) {
 	python := testenv.Tool(t, "/usr/bin/python3")
-	bulkhead := testenv.BuildProgram(t, "cmd/bulkhead")
+	// Where the command's user can reach it.
+	bulkhead := filepath.Join(fixtures.Dir(), "bulkhead")
+	if said, err := exec.Command("cp", testenv.BuildProgram(t, "cmd/bulkhead"), bulkhead).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, said)
+	}
 	for name, argv := range map[string][]string{
 		"make": {"/bin/bash", "-c", buildC}, "git": {"/bin/bash", "-c", useGit}, "python": {python, "-c", usePython},
 		"bash": {"/bin/bash", "-c", useBash}, "go": {bulkhead, "analyze", "-o", "csv", "--out", "/dev/stdout", "/bin/true"},
