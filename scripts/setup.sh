@@ -4,7 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 packages="
-	binutils busybox-static ca-certificates clang-19 cpio crun curl fio g++ gcc gdb git groff-base libbpf-dev libc6-dev linux-libc-dev llvm-19
+	binutils busybox-static ca-certificates clang-19 cpio crun curl fio g++ gcc gdb git groff-base libbpf-dev libc6-dbg libc6-dev linux-libc-dev llvm-19
 	musl-tools nginx-light postgresql python3 qemu-system-x86 redis-server redis-tools runc sqlite3 make strace systemd util-linux wrk xz-utils"
 
 # Debian's npm does not go with other builds of Node.js.
