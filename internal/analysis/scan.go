@@ -763,22 +763,17 @@ func (s *scanner) improvable(fn uint32) bool {
 	return slices.ContainsFunc(s.calls[f.calls[0]:f.calls[1]], func(c rawCall) bool { return s.comesNotBack(&c.Call) })
 }
 
-func (s *scanner) addWhen(x When) uint32 {
-	if i, ok := s.whens[x]; ok {
-		return i
-	}
-	i := uint32(len(s.sum.Whens))
-	s.sum.Whens = append(s.sum.Whens, x)
-	s.whens[x] = i
-	return i
-}
+func (s *scanner) addWhen(x When) uint32 { return intern(&s.sum.Whens, s.whens, x) }
 
-func (s *scanner) addExpr(e Expr) uint32 {
-	if i, ok := s.exprs[e]; ok {
+func (s *scanner) addExpr(e Expr) uint32 { return intern(&s.sum.Exprs, s.exprs, e) }
+
+// intern returns the index of x in a list that has each value once.
+func intern[T comparable](list *[]T, index map[T]uint32, x T) uint32 {
+	if i, ok := index[x]; ok {
 		return i
 	}
-	i := uint32(len(s.sum.Exprs))
-	s.sum.Exprs = append(s.sum.Exprs, e)
-	s.exprs[e] = i
+	i := uint32(len(*list))
+	*list = append(*list, x)
+	index[x] = i
 	return i
 }

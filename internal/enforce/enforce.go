@@ -33,7 +33,7 @@ func Command(ctx context.Context, path string, argv []string, opts Options) (*sy
 		return nil, err
 	}
 	opts.Log("%s", chosen)
-	started := func(pid int) { go passOn(ctx, opts.Signals, pid) }
+	started := func(pid int) { go ptrace.PassOn(ctx, opts.Signals, pid) }
 	return chosen.command(ctx, path, argv, started, opts.Options)
 }
 
@@ -48,17 +48,6 @@ func Process(ctx context.Context, pid int, opts Options) error {
 	}
 	opts.Log("%s", chosen)
 	return chosen.process(ctx, pid, opts.Options)
-}
-
-func passOn(ctx context.Context, signals <-chan os.Signal, pid int) {
-	for {
-		select {
-		case s := <-signals:
-			_ = syscall.Kill(pid, s.(syscall.Signal)) // it may have ended already
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 // Backend names a way to enforce.

@@ -13,6 +13,12 @@ import (
 // instruction.
 type Registers = unix.PtraceRegs
 
+// InDWARFOrder returns the general registers in the order of DWARF's numbers (System V ABI, amd64, figure 3.36).
+func InDWARFOrder(r *Registers) [16]uint64 {
+	return [16]uint64{r.Rax, r.Rdx, r.Rcx, r.Rbx, r.Rsi, r.Rdi, r.Rbp, r.Rsp,
+		r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15}
+}
+
 // codeSegment64 is the cs of 64-bit code (__USER_CS).
 const codeSegment64 = 0x33
 

@@ -1,6 +1,7 @@
 package ptrace
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -95,4 +96,16 @@ func takeFile(pid, fd int) (int, error) {
 	defer unix.Close(process)
 	taken, err := unix.PidfdGetfd(process, fd, 0)
 	return taken, os.NewSyscallError("pidfd_getfd", err)
+}
+
+// PassOn sends a process the signals that come, until ctx is done.
+func PassOn(ctx context.Context, signals <-chan os.Signal, pid int) {
+	for {
+		select {
+		case signal := <-signals:
+			_ = unix.Kill(pid, signal.(syscall.Signal)) // it may have ended already
+		case <-ctx.Done():
+			return
+		}
+	}
 }

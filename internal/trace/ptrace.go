@@ -8,8 +8,6 @@ import (
 	"sync"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"bulkhead/internal/bpf"
 	"bulkhead/internal/cfi"
 	"bulkhead/internal/dso"
@@ -50,7 +48,7 @@ func commandByPtrace(ctx context.Context, path string, argv []string, signals <-
 	defer cancel()
 	started := func(pid int) {
 		opts.Started()
-		go passOn(ctx, signals, pid)
+		go ptrace.PassOn(ctx, signals, pid)
 	}
 	status, err := ptrace.Command(ctx, path, argv, started, ptrace.Options{
 		Handler: s, Follow: opts.Follow,
@@ -69,17 +67,6 @@ func processByPtrace(ctx context.Context, pid int, opts Options) (*Result, error
 	started := func(int) { s.opts.Log("tracing process %d; Ctrl-C ends the trace, not the process", pid) }
 	err = ptrace.Attach(ctx, pid, started, ptrace.Options{Handler: s, Follow: opts.Follow})
 	return s.finish(nil, err)
-}
-
-func passOn(ctx context.Context, signals <-chan os.Signal, pid int) {
-	for {
-		select {
-		case signal := <-signals:
-			_ = unix.Kill(pid, signal.(syscall.Signal)) // it may have ended already
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 func (s *stops) finish(status *syscall.WaitStatus, err error) (*Result, error) {
@@ -152,7 +139,7 @@ func (s *stops) Call(t *ptrace.Thread) ptrace.Verdict {
 	if err != nil {
 		return ptrace.GoOn() // it has been killed
 	}
-	regs := dwarfRegisters(known)
+	regs := cfi.Regs{GPR: ptrace.InDWARFOrder(known), IP: known.Rip, InSyscall: true}
 	err = cfi.Walk(&regs, t.Memory, func(address uint64) (*cfi.Table, uint64, bool) {
 		obj, frame := s.at(t, address)
 		if obj == nil {
@@ -186,16 +173,6 @@ func (s *stops) at(t *ptrace.Thread, address uint64) (*object, bpf.Frame) {
 func (s *stops) gone(m *dso.Mapping) *object {
 	id := s.objects.numbers.(*ownNumbers).fresh()
 	return s.objects.lose(id, mapping{0, *m})
-}
-
-// dwarfRegisters puts a thread's registers into DWARF's order.
-func dwarfRegisters(r *ptrace.Registers) cfi.Regs {
-	return cfi.Regs{
-		GPR: [16]uint64{r.Rax, r.Rdx, r.Rcx, r.Rbx, r.Rsi, r.Rdi, r.Rbp, r.Rsp,
-			r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15},
-		IP:        r.Rip,
-		InSyscall: true,
-	}
 }
 
 // ownNumbers counts files.

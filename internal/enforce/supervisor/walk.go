@@ -66,7 +66,7 @@ func (w *walker) walk(toEnd bool) (whole, decided bool) {
 		w.frames, w.decided = w.frames[:0], false
 		return false, false
 	}
-	w.regs = registers(known)
+	w.regs = cfi.Regs{GPR: ptrace.InDWARFOrder(known), IP: known.Rip, InSyscall: true}
 	err = w.from(toEnd)
 	return err == nil && !w.decided, w.decided
 }
@@ -173,13 +173,3 @@ func (w *walker) charged(check policy.Check) (ids []policy.ID, at []int) {
 
 // codeSegment64 is the cs of 64-bit code (__USER_CS).
 const codeSegment64 = 0x33
-
-// registers puts registers into DWARF's order.
-func registers(r *ptrace.Registers) cfi.Regs {
-	return cfi.Regs{
-		GPR: [16]uint64{r.Rax, r.Rdx, r.Rcx, r.Rbx, r.Rsi, r.Rdi, r.Rbp, r.Rsp,
-			r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15},
-		IP:        r.Rip,
-		InSyscall: true,
-	}
-}
