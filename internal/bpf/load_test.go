@@ -156,12 +156,7 @@ func TestIdentify(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer file.Close()
-		page, err := unix.Mmap(int(file.Fd()), 0, os.Getpagesize(), unix.PROT_READ, unix.MAP_PRIVATE)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer unix.Munmap(page)
-		id, err := tracer.Identify(page)
+		id, err := tracer.IdentifyFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}

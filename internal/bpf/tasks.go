@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"bulkhead/internal/cfi"
 	"bulkhead/internal/filecache"
@@ -139,6 +141,17 @@ func (p *programs) Identify(mapped []byte) (ObjectID, error) {
 		time.Sleep(time.Millisecond)
 	}
 	return ObjectUnknown, errors.New("identify a mapped file: there are more files than the kernel part has numbers for")
+}
+
+// IdentifyFile returns the kernel's number of a file. It maps the file for a moment, so that the kernel names it as it will
+// when the target maps it.
+func (p *programs) IdentifyFile(file *os.File) (ObjectID, error) {
+	page, err := unix.Mmap(int(file.Fd()), 0, os.Getpagesize(), unix.PROT_READ, unix.MAP_PRIVATE)
+	if err != nil {
+		return ObjectUnknown, os.NewSyscallError("mmap", err)
+	}
+	defer unix.Munmap(page)
+	return p.Identify(page)
 }
 
 // LoadObject gives the kernel the rows of an object (nil: none, its stacks are walked by frame pointer) and the flags

@@ -10,8 +10,6 @@ import (
 	"slices"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/bpf"
 	"bulkhead/internal/cfi"
@@ -222,14 +220,8 @@ func (o *objects) open(file *os.File, path string) (*object, error) {
 	return obj, nil
 }
 
-// identify maps the file for a moment, so that the kernel names it as it will when the target maps it.
 func (k kernelNumbers) identify(file *os.File) (bpf.ObjectID, error) {
-	page, err := unix.Mmap(int(file.Fd()), 0, os.Getpagesize(), unix.PROT_READ, unix.MAP_PRIVATE)
-	if err != nil {
-		return bpf.ObjectUnknown, os.NewSyscallError("mmap", err)
-	}
-	defer unix.Munmap(page)
-	return k.tracer.Identify(page)
+	return k.tracer.IdentifyFile(file)
 }
 
 func (k kernelNumbers) loadObject(id bpf.ObjectID, table *cfi.Table, regions []bpf.RegionFlags) error {

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
+
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/dso"
 	"bulkhead/internal/objfile"
@@ -53,6 +55,19 @@ func (o *Object) Symbolize(fileOffset uint64) (function string, offset uint64) {
 		return name, at
 	}
 	return "", fileOffset
+}
+
+// Identity is a file with its content, as far as the file system tells.
+type Identity struct {
+	device, inode uint64
+	size          int64
+	changed       unix.Timespec
+	path          string
+}
+
+// Identify returns the identity of the file at a path, of which stat(2) has told.
+func Identify(stat *unix.Stat_t, path string) Identity {
+	return Identity{stat.Dev, stat.Ino, stat.Size, stat.Ctim, path}
 }
 
 // ErrNoVDSO says that the kernel maps none: it was booted with vdso=0.

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"bulkhead/internal/attribution"
 	"bulkhead/internal/bpf"
 	"bulkhead/internal/enforce/backend"
@@ -87,7 +85,7 @@ func (o *objects) all() []*object {
 
 // open loads the rows of an open file, which belongs to it from now on, unless that has been done.
 func (o *objects) open(file *os.File, path string) (*object, error) {
-	id, err := o.identify(file)
+	id, err := o.enforcer.IdentifyFile(file)
 	if err != nil {
 		file.Close()
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -101,16 +99,6 @@ func (o *objects) open(file *os.File, path string) (*object, error) {
 		file.Close()
 	}
 	return obj, nil
-}
-
-// identify maps the file for a moment, so that the kernel names it as it will when the target maps it.
-func (o *objects) identify(file *os.File) (bpf.ObjectID, error) {
-	page, err := unix.Mmap(int(file.Fd()), 0, os.Getpagesize(), unix.PROT_READ, unix.MAP_PRIVATE)
-	if err != nil {
-		return bpf.ObjectUnknown, os.NewSyscallError("mmap", err)
-	}
-	defer unix.Munmap(page)
-	return o.enforcer.Identify(page)
 }
 
 // load gives the rows of code to the kernel. What has none is walked by frame pointer.

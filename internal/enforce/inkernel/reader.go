@@ -10,6 +10,7 @@ import (
 
 	"bulkhead/internal/cfi"
 	"bulkhead/internal/dso"
+	"bulkhead/internal/enforce/backend"
 	"bulkhead/internal/objfile"
 	"bulkhead/internal/region"
 )
@@ -21,7 +22,7 @@ type reader struct {
 	divide region.Options
 
 	mu    sync.Mutex
-	known map[identity]func() *code
+	known map[backend.Identity]func() *code
 	paths sync.Map // program → func() []string
 }
 
@@ -34,16 +35,8 @@ type code struct {
 	err     error
 }
 
-// identity is a file with its content, as far as the file system tells.
-type identity struct {
-	device, inode uint64
-	size          int64
-	changed       unix.Timespec
-	path          string
-}
-
 func newReader(cache *cfi.Cache, divide region.Options) *reader {
-	return &reader{cache: cache, divide: divide, known: map[identity]func() *code{}}
+	return &reader{cache: cache, divide: divide, known: map[backend.Identity]func() *code{}}
 }
 
 // ahead starts reading a program and the libraries that its loader will map.
@@ -73,10 +66,10 @@ func (r *reader) libraries(program string) []string {
 }
 
 // begin returns a function that waits for the code of an open file, which belongs to the reader from now on.
-func (r *reader) begin(file *os.File, path string) (id identity, load func() *code) {
+func (r *reader) begin(file *os.File, path string) (id backend.Identity, load func() *code) {
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(file.Fd()), &stat); err == nil {
-		id = identity{stat.Dev, stat.Ino, stat.Size, stat.Ctim, path}
+		id = backend.Identify(&stat, path)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -88,7 +81,7 @@ func (r *reader) begin(file *os.File, path string) (id identity, load func() *co
 		elf, err := newFile(file, path)
 		return r.of(path, elf, err)
 	})
-	if id != (identity{}) {
+	if id != (backend.Identity{}) {
 		r.known[id] = load
 	}
 	return id, load

@@ -47,13 +47,13 @@ func (s *supervisor) govern(path, file string, before *image) (*policy.Rules, bo
 }
 
 // listed are the files of the images that a policy lists.
-func listed(p *policy.Policy) map[string]identity {
-	files := map[string]identity{}
+func listed(p *policy.Policy) map[string]backend.Identity {
+	files := map[string]backend.Identity{}
 	for i := range p.Programs {
 		var stat unix.Stat_t
 		path := p.Programs[i].Path
 		if unix.Stat(path, &stat) == nil {
-			files[path] = identify(&stat, path)
+			files[path] = backend.Identify(&stat, path)
 		}
 	}
 	return files
@@ -63,7 +63,7 @@ func listed(p *policy.Policy) map[string]identity {
 func (s *supervisor) changed(path, file string) bool {
 	known, there := s.listed[path]
 	var stat unix.Stat_t
-	return there && unix.Stat(file, &stat) == nil && identify(&stat, path) != known
+	return there && unix.Stat(file, &stat) == nil && backend.Identify(&stat, path) != known
 }
 
 // Exec implements ptrace.Handler: the image that the kernel has opened is the one that counts.

@@ -28,24 +28,12 @@ type object struct {
 type objects struct {
 	cache *cfi.Cache
 	mu    sync.Mutex
-	known map[identity]func() *object
+	known map[backend.Identity]func() *object
 	vdso  *object
 }
 
-// identity is a file with its content, as far as the file system tells.
-type identity struct {
-	device, inode uint64
-	size          int64
-	changed       unix.Timespec
-	path          string
-}
-
-func identify(stat *unix.Stat_t, path string) identity {
-	return identity{stat.Dev, stat.Ino, stat.Size, stat.Ctim, path}
-}
-
 func newObjects(cache *cfi.Cache) (*objects, error) {
-	o := &objects{cache: cache, known: map[identity]func() *object{}}
+	o := &objects{cache: cache, known: map[backend.Identity]func() *object{}}
 	vdso, err := backend.OpenVDSO()
 	if err != nil && !errors.Is(err, backend.ErrNoVDSO) {
 		return nil, err
@@ -76,7 +64,7 @@ func (o *objects) open(file *os.File, path string) *object {
 		file.Close()
 		return o.read(path, nil)
 	}
-	id := identify(&stat, path)
+	id := backend.Identify(&stat, path)
 	o.mu.Lock()
 	load, known := o.known[id]
 	if !known {

@@ -24,7 +24,7 @@ type supervisor struct {
 	privileged bool
 	objects    *objects
 	images     map[imageKey]*image
-	listed     map[string]identity // the files of the images that the policy lists, by path
+	listed     map[string]backend.Identity // the files of the images that the policy lists, by path
 	walker     *walker
 	refused    error // why the command could not start
 }
