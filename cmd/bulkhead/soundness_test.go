@@ -305,6 +305,7 @@ func main() { fmt.Println("hello") }
 	httpGo = `package main
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"os"
@@ -319,8 +320,10 @@ func main() {
 		fmt.Fprintln(w, len(out), time.Now())
 	})
 	http.HandleFunc("/file", func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, os.Args[0]) })
-	http.HandleFunc("/quit", func(w http.ResponseWriter, r *http.Request) { go s.Close() })
+	answered := make(chan error)
+	http.HandleFunc("/quit", func(w http.ResponseWriter, r *http.Request) { go func() { answered <- s.Shutdown(context.Background()) }() })
 	s.ListenAndServe()
+	<-answered
 }
 `
 )
